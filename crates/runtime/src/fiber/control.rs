@@ -1,0 +1,100 @@
+//! The control block: everything the runtime keeps about a started fiber.
+//!
+//! It sits in the fiber's slot between stack and identity and is found from the thread pointer.
+//! What a switch touches stands in its first line.
+
+use std::cell::{Cell, UnsafeCell};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sleave_context::Context;
+use sleave_context::stack::Slot;
+
+use super::{Header, Runnable};
+use crate::identity::thread_pointer;
+use crate::scheduler::Processor;
+use crate::wait::WaitWord;
+
+/// A started fiber, or one that has ended and waits to be used again.
+#[repr(C, align(64))]
+pub(crate) struct Control {
+    /// First, so that a queue's pointer is the control block's.
+    pub(crate) link: Runnable,
+    /// The address of its `struct pthread`.
+    pub(crate) thread_pointer: usize,
+    /// Who runs the fiber, or ran it last. Written by whoever resumes it.
+    pub(crate) processor: Cell<Option<&'static Processor>>,
+    /// The registers, while the fiber does not run.
+    pub(crate) context: UnsafeCell<Context>,
+    // ---- the first cache line ends here ----
+    /// Who wakes it.
+    pub(crate) wait: WaitWord,
+    /// Not zero: the C library's calls pass through. The runtime is at work on this fiber's
+    /// stack, or its program has asked for it.
+    pub(crate) bypass: Cell<u32>,
+    /// What it runs; `None` when it has ended.
+    pub(crate) task: Cell<Option<NonNull<Header>>>,
+    /// Its identity has been somebody's: the next fiber needs it fresh.
+    pub(crate) used: Cell<bool>,
+    /// The memory that all this lies in.
+    pub(crate) slot: Slot,
+}
+
+const _: () = assert!(std::mem::offset_of!(Control, wait) == 64);
+
+impl Control {
+    /// The processor that runs this fiber.
+    pub(crate) fn processor(&self) -> &'static Processor {
+        self.processor.get().expect("a started fiber has a processor")
+    }
+
+    /// What this fiber runs.
+    pub(crate) fn task(&self) -> NonNull<Header> {
+        self.task.get().expect("a fiber runs a task until it has ended")
+    }
+}
+
+/// Where fibers' thread pointers lie. All zero until the first runtime exists, and for ever
+/// where fibers cannot have identities: then nobody is a fiber.
+struct Gate {
+    base: AtomicUsize,
+    len: AtomicUsize,
+    /// Thread pointer minus control block.
+    offset: AtomicUsize,
+}
+
+static GATE: Gate =
+    Gate { base: AtomicUsize::new(0), len: AtomicUsize::new(0), offset: AtomicUsize::new(0) };
+
+/// Opens the gate: once, before the first fiber exists.
+pub(super) fn open_gate(base: usize, len: usize, offset: usize) {
+    // Relaxed: the first fiber is created and published after this by its creator, and for
+    // whoever is not a fiber old and new values give the same answer.
+    GATE.base.store(base, Ordering::Relaxed);
+    GATE.offset.store(offset, Ordering::Relaxed);
+    GATE.len.store(len, Ordering::Relaxed);
+}
+
+/// Whether `address` lies where fibers' slots are.
+#[inline(always)]
+pub(super) fn in_slots(address: usize) -> bool {
+    // Relaxed: see `open_gate`.
+    let from_base = address.wrapping_sub(GATE.base.load(Ordering::Relaxed));
+    from_base < GATE.len.load(Ordering::Relaxed)
+}
+
+/// Whether the caller is a fiber.
+#[inline(always)]
+pub(crate) fn in_fiber() -> bool {
+    in_slots(thread_pointer())
+}
+
+/// The calling fiber's control block, if the caller is a fiber.
+#[inline(always)]
+pub(crate) fn current() -> Option<NonNull<Control>> {
+    if !in_fiber() {
+        return None;
+    }
+    // Relaxed: see `open_gate`.
+    NonNull::new((thread_pointer() - GATE.offset.load(Ordering::Relaxed)) as *mut Control)
+}

@@ -1,0 +1,396 @@
+//! The task: a spawned closure, its result, and everyone who waits for it.
+//!
+//! One allocation per spawn holds the header, the closure and, in its place later, the result.
+//!
+//! ```text
+//!   Header { link, vtable, references, state, id, name, … } | closure F  →  result T
+//! ```
+//!
+//! `state` decides two races with one atomic word:
+//!
+//! * **Who drops the result?** The fiber sets `STORED` when it has put it there, the handle sets
+//!   `DETACHED` when it goes without joining. Whoever comes second drops it: as with
+//!   `std::thread`, the result of a detached fiber dies on the fiber, that of a finished one
+//!   with its handle.
+//! * **When may a joiner go on?** After `DONE`, which comes when the fiber's thread-locals have
+//!   been destroyed, as `pthread_join` has it. A joiner announces itself by `FIBER_WAITS` or
+//!   `THREAD_WAITS`, so an unwatched end costs no wake-up.
+//!
+//! The memory goes with the last reference; handles to a fiber's name and id are such references.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+
+use super::{Kind, Runnable};
+use crate::scheduler::Core;
+
+/// The closure has returned and its result lies in the task.
+const STORED: u32 = 1;
+/// The handle is gone: nobody will take the result.
+const DETACHED: u32 = 2;
+/// The fiber has ended, destructors of thread-locals included.
+const DONE: u32 = 4;
+/// A fiber waits for `DONE`.
+const FIBER_WAITS: u32 = 8;
+/// An OS thread waits for `DONE`.
+const THREAD_WAITS: u32 = 16;
+
+/// A unique number of a fiber in this process, never reused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FiberId(u64);
+
+impl FiberId {
+    fn next() -> FiberId {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Relaxed: only uniqueness matters.
+        FiberId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The number itself, from 1 on.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for FiberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FiberId({})", self.0)
+    }
+}
+
+impl fmt::Display for FiberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The part of a task that does not depend on the closure's type.
+#[repr(C)]
+pub(crate) struct Header {
+    /// First, so that a queue's pointer is the task's.
+    pub(crate) link: Runnable,
+    vtable: &'static VTable,
+    references: AtomicUsize,
+    state: AtomicU32,
+    /// Bytes of the slot that the fiber wants.
+    pub(crate) stack: usize,
+    id: FiberId,
+    name: Option<Box<str>>,
+    pub(crate) core: &'static Core,
+    watcher: Option<Arc<dyn Watcher>>,
+}
+
+/// Somebody beside the joiner who wants to know of the end: a scope, a thread in `run`.
+pub(crate) trait Watcher: Send + Sync {
+    /// The fiber has ended; joiners have been told, and it does not count as one any more.
+    fn ended(&self);
+    /// The fiber panicked, and nobody took the payload.
+    fn unclaimed_panic(&self) {}
+}
+
+struct VTable {
+    run: unsafe fn(NonNull<Header>),
+    drop_result: unsafe fn(NonNull<Header>),
+    free: unsafe fn(NonNull<Header>),
+}
+
+enum Stage<F, T> {
+    Waiting(F),
+    Ended(thread::Result<T>),
+    Empty,
+}
+
+#[repr(C)]
+struct Cell<F, T> {
+    header: Header,
+    stage: UnsafeCell<Stage<F, T>>,
+}
+
+/// One counted reference to a task of unknown type.
+pub(crate) struct TaskRef(NonNull<Header>);
+
+// SAFETY: the header's fields are atomics or immutable after creation; the stage is touched
+// only by whom the state word names (see the module's essay), and `Task::new` asks for closures
+// and results that may cross threads.
+unsafe impl Send for TaskRef {}
+// SAFETY: as for Send.
+unsafe impl Sync for TaskRef {}
+
+impl Clone for TaskRef {
+    fn clone(&self) -> Self {
+        // Relaxed: a new reference is made from an existing one, which keeps the task alive.
+        self.header().references.fetch_add(1, Ordering::Relaxed);
+        TaskRef(self.0)
+    }
+}
+
+impl Drop for TaskRef {
+    fn drop(&mut self) {
+        // Release publishes this holder's accesses, Acquire (below) sees those of all others
+        // before the memory goes.
+        if self.header().references.fetch_sub(1, Ordering::Release) == 1 {
+            std::sync::atomic::fence(Ordering::Acquire);
+            // SAFETY: that was the last reference.
+            unsafe { (self.header().vtable.free)(self.0) }
+        }
+    }
+}
+
+impl TaskRef {
+    fn header(&self) -> &Header {
+        // SAFETY: a counted reference keeps the task alive.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// Gives the reference away as the pointer that a queue or a control block holds.
+    pub(crate) fn into_raw(self) -> NonNull<Header> {
+        ManuallyDrop::new(self).0
+    }
+
+    /// # Safety
+    /// `task` came from [`TaskRef::into_raw`] and is taken back once.
+    pub(crate) unsafe fn from_raw(task: NonNull<Header>) -> TaskRef {
+        TaskRef(task)
+    }
+
+    pub(crate) fn core(&self) -> &'static Core {
+        self.header().core
+    }
+
+    pub(crate) fn id(&self) -> FiberId {
+        self.header().id
+    }
+
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.header().name.as_deref()
+    }
+
+    /// Runs the closure, keeps its result and, if the handle has gone, drops the result.
+    ///
+    /// # Safety
+    /// Called once, by the fiber (or thread) that this task was started on.
+    pub(crate) unsafe fn run(&self) {
+        // SAFETY: once, by contract.
+        unsafe { (self.header().vtable.run)(self.0) };
+        // Release gives the result to the handle's side, Acquire sees the handle's last act.
+        if self.header().state.fetch_or(STORED, Ordering::AcqRel) & DETACHED != 0 {
+            // SAFETY: STORED came second, so the result is this side's.
+            unsafe { (self.header().vtable.drop_result)(self.0) };
+        }
+    }
+
+    /// Lets joiners go on. The fiber's destructors have run.
+    pub(crate) fn finish(&self) {
+        let state = &self.header().state;
+        // Release: whoever sees DONE sees everything that the fiber did.
+        let before = state.fetch_or(DONE, Ordering::Release);
+        let address = state.as_ptr() as usize;
+        if before & FIBER_WAITS != 0 {
+            crate::wait::futex::wake(address, usize::MAX, u32::MAX);
+        }
+        if before & THREAD_WAITS != 0 {
+            crate::kernel::futex_wake(address, i32::MAX);
+        }
+    }
+
+    /// Tells the watcher, last of all.
+    pub(crate) fn tell(&self) {
+        if let Some(watcher) = &self.header().watcher {
+            watcher.ended();
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        // Acquire pairs with `finish`.
+        self.header().state.load(Ordering::Acquire) & DONE != 0
+    }
+
+    /// Waits for [`TaskRef::finish`], as a fiber or as an OS thread.
+    pub(crate) fn wait(&self) {
+        let state = &self.header().state;
+        let waits = if super::in_fiber() { FIBER_WAITS } else { THREAD_WAITS };
+        loop {
+            // Acquire pairs with `finish`, here and in the failed exchange below.
+            let seen = state.load(Ordering::Acquire);
+            if seen & DONE != 0 {
+                return;
+            }
+            if seen & waits == 0
+                && state
+                    .compare_exchange(seen, seen | waits, Ordering::Relaxed, Ordering::Relaxed)
+                    .is_err()
+            {
+                continue;
+            }
+            if waits == FIBER_WAITS {
+                // SAFETY: the word lives as long as this reference; the caller is a fiber.
+                unsafe {
+                    crate::wait::futex::wait(
+                        state,
+                        seen | waits,
+                        u32::MAX,
+                        crate::wait::Deadline::NEVER,
+                    );
+                }
+            } else {
+                crate::kernel::futex_wait(state, seen | waits, None);
+            }
+        }
+    }
+}
+
+impl<F, T> Cell<F, T>
+where
+    F: FnOnce() -> T,
+{
+    const VTABLE: VTable =
+        VTable { run: Self::run, drop_result: Self::drop_result, free: Self::free };
+
+    /// # Safety
+    /// `task` is a `Cell<F, T>` and nobody else touches its stage now.
+    unsafe fn stage<'a>(task: NonNull<Header>) -> &'a mut Stage<F, T> {
+        // SAFETY: by contract; repr(C) puts the header first.
+        unsafe { &mut *task.cast::<Self>().as_ref().stage.get() }
+    }
+
+    unsafe fn run(task: NonNull<Header>) {
+        // SAFETY: before STORED the stage is the fiber's alone.
+        let stage = unsafe { Self::stage(task) };
+        if let Stage::Waiting(f) = std::mem::replace(stage, Stage::Empty) {
+            let result = catch_unwind(AssertUnwindSafe(f));
+            // SAFETY: as above; taken anew because the closure ran in between.
+            *unsafe { Self::stage(task) } = Stage::Ended(result);
+        }
+    }
+
+    unsafe fn drop_result(task: NonNull<Header>) {
+        // SAFETY: the state word has made the result the caller's.
+        let stage = unsafe { Self::stage(task) };
+        // SAFETY: this side's reference keeps the header alive.
+        let watcher = unsafe { &task.as_ref().watcher };
+        if let (Stage::Ended(Err(_)), Some(watcher)) = (&*stage, watcher) {
+            watcher.unclaimed_panic();
+        }
+        let dropped = catch_unwind(AssertUnwindSafe(|| *stage = Stage::Empty));
+        if dropped.is_err() {
+            // As std::thread: there is nobody left whom the panic could reach.
+            crate::kernel::complain(b"sleave: fiber result panicked on drop\n");
+            std::process::abort();
+        }
+    }
+
+    unsafe fn free(task: NonNull<Header>) {
+        // SAFETY: the last reference is gone; the box was leaked by `Task::new`.
+        drop(unsafe { Box::from_raw(task.cast::<Self>().as_ptr()) });
+    }
+}
+
+/// The handle's side of a task whose result is a `T`.
+pub(crate) struct Task<T> {
+    task: TaskRef,
+    /// Takes the result out of the cell, whose full type it knows.
+    take: Take<T>,
+}
+
+type Take<T> = unsafe fn(NonNull<Header>) -> Option<thread::Result<T>>;
+
+impl<T> Task<T> {
+    /// A task that runs `f` on `core`, and its two references: the handle's and the runner's.
+    ///
+    /// # Safety
+    /// `f` and its result may be sent to another thread and outlive the task's run: the caller
+    /// asks for `Send + 'static`, or (scopes) sees to it that the task ends in time.
+    pub(crate) unsafe fn new<F>(
+        core: &'static Core,
+        name: Option<String>,
+        stack: usize,
+        watcher: Option<Arc<dyn Watcher>>,
+        f: F,
+    ) -> (Task<T>, TaskRef)
+    where
+        F: FnOnce() -> T,
+    {
+        unsafe fn take<F: FnOnce() -> T, T>(task: NonNull<Header>) -> Option<thread::Result<T>> {
+            // SAFETY: after DONE and before DETACHED the result is the handle's.
+            match std::mem::replace(unsafe { Cell::<F, T>::stage(task) }, Stage::Empty) {
+                Stage::Ended(result) => Some(result),
+                _ => None,
+            }
+        }
+        let cell = Box::new(Cell::<F, T> {
+            header: Header {
+                link: Runnable::new(Kind::Fresh),
+                vtable: const { &Cell::<F, T>::VTABLE },
+                references: AtomicUsize::new(2),
+                state: AtomicU32::new(0),
+                stack,
+                id: FiberId::next(),
+                name: name.map(String::into_boxed_str),
+                core,
+                watcher,
+            },
+            stage: UnsafeCell::new(Stage::Waiting(f)),
+        });
+        let task = NonNull::from(Box::leak(cell)).cast::<Header>();
+        (Task { task: TaskRef(task), take: take::<F, T> }, TaskRef(task))
+    }
+
+    pub(crate) fn task(&self) -> &TaskRef {
+        &self.task
+    }
+
+    /// Waits for the end and takes the result.
+    pub(crate) fn join(self) -> thread::Result<T> {
+        self.task.wait();
+        // SAFETY: DONE was seen; `self` is consumed, so the result is taken once.
+        let result = unsafe { (self.take)(self.task.0) };
+        result.expect("a task that is done has its result until its only handle takes it")
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        let header = self.task.header();
+        // Acquire sees the result, Release orders this side's acts before the fiber's drop.
+        if header.state.fetch_or(DETACHED, Ordering::AcqRel) & STORED != 0 {
+            // SAFETY: DETACHED came second, so the result (if not yet taken) is this side's.
+            unsafe { (header.vtable.drop_result)(self.task.0) };
+        }
+    }
+}
+
+/// A handle to a fiber: its name and number. Cheap to clone; keeps nothing running.
+///
+/// The counterpart of [`std::thread::Thread`].
+#[derive(Clone)]
+pub struct Fiber(pub(crate) TaskRef);
+
+impl Fiber {
+    /// The fiber's number, unique in this process.
+    pub fn id(&self) -> FiberId {
+        self.0.id()
+    }
+
+    /// The name given by [`Builder::name`](crate::Builder::name), if any.
+    pub fn name(&self) -> Option<&str> {
+        self.0.name()
+    }
+}
+
+impl fmt::Debug for Fiber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fiber")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

@@ -1,0 +1,64 @@
+//! The thread pointer: read it, and make another identity the one in force.
+//!
+//! On x86-64 the thread pointer is the base of the FS segment. Linux 5.9 lets programs write it
+//! with `wrfsbase` (FSGSBASE), a few nanoseconds; without it `arch_prctl(2)` costs a system call
+//! per switch, which is not worth having. The first word of the thread control block is its own
+//! address (x86-64 TLS ABI), so reading it is one load.
+//!
+//! [`Kit::enter`] is called with the identity of one stack in force and leaves that of another.
+//! What malloc keeps per thread goes along, from the outgoing identity to the incoming one:
+//!
+//! ```text
+//!   OS thread A    enter(f)    fiber f     enter(g)    fiber g    enter(A)    OS thread A
+//!   tcache: T  ──────────────▶  T  ──────────────────▶  T  ──────────────────▶  T
+//! ```
+//!
+//! Invariant: the words of the identity in force on an OS thread are that OS thread's cache, and
+//! the words of an identity that is not in force are never read.
+//!
+//! Sources: Drepper, *ELF Handling For Thread-Local Storage*; Documentation/arch/x86/x86_64/fsgs.rst.
+
+use std::arch::asm;
+
+use super::Kit;
+
+/// The calling stack's thread pointer: the address of its `struct pthread`.
+///
+/// A fiber's thread pointer is its own for life, wherever it runs. The compiler may merge two
+/// reads, but not over a switch: `readonly` makes every switch, which clobbers memory, a barrier.
+#[inline(always)]
+pub fn thread_pointer() -> usize {
+    let pointer;
+    // SAFETY: x86-64 TLS ABI: the word at fs:0 is the thread pointer, on every thread.
+    unsafe {
+        asm!("mov {}, fs:0", out(reg) pointer, options(pure, readonly, nostack, preserves_flags));
+    }
+    pointer
+}
+
+impl Kit {
+    /// Makes `to` the calling OS thread's identity, and hands it malloc's cache.
+    ///
+    /// # Safety
+    /// `to` is an identity that [`Kit::create`] made, or an OS thread's own; no other OS thread
+    /// has it in force. Until the stack that belongs to `to` runs, the caller uses no
+    /// thread-local (a compiler may have kept its address).
+    #[inline(always)]
+    pub unsafe fn enter(&self, to: usize) {
+        if self.malloc.follow {
+            let from = thread_pointer();
+            // SAFETY: both are identities; the words lie in libc's block of static TLS, found by
+            // `malloc::probe`. Nobody else reads or writes them: `from` is in force here, and
+            // `to` is in force nowhere (caller).
+            unsafe {
+                let word = |tp: usize, offset: isize| tp.wrapping_add_signed(offset) as *mut usize;
+                let (cache, arena) = (self.malloc.cache, self.malloc.arena);
+                word(to, cache).write(word(from, cache).read());
+                word(to, arena).write(word(from, arena).read());
+            }
+        }
+        // SAFETY: FSGSBASE was probed, and the caller vouches for `to`. The assembly is taken to
+        // read and write all memory: whatever depends on the thread pointer stays on its side.
+        unsafe { asm!("wrfsbase {}", in(reg) to, options(nostack, preserves_flags)) };
+    }
+}

@@ -1,0 +1,321 @@
+//! The kernel, called directly.
+//!
+//! The runtime sits below the interposed C library: a call through libc's `read`, `syscall` or
+//! `nanosleep` would come back to us as a fiber that wants to park. So every system call that
+//! the runtime needs is made here by the bare instruction; nothing here sets `errno`.
+//!
+//! Two things are still libc's: `clock_gettime`, which is the vDSO's and never blocks, and
+//! `pthread_create`, fetched behind any symbol of ours by `dlsym(RTLD_NEXT)`.
+
+use std::ffi::{CStr, c_int, c_void};
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::atomic::AtomicU32;
+
+use syscalls::{Errno, Sysno, syscall};
+
+/// An error of the kernel as std shows it.
+pub(crate) fn error(e: Errno) -> io::Error {
+    io::Error::from_raw_os_error(e.into_raw())
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+#[inline]
+pub(crate) fn now() -> u64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime(2) writes one timespec; CLOCK_MONOTONIC always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// Blocks the calling OS thread while `*word == expected`, at most until `deadline`
+/// (`CLOCK_MONOTONIC` nanoseconds). May return early for no reason. futex(2)
+pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<u64>) {
+    let at = deadline.map(|d| libc::timespec {
+        tv_sec: (d / 1_000_000_000) as i64,
+        tv_nsec: (d % 1_000_000_000) as i64,
+    });
+    let at = at.as_ref().map_or(std::ptr::null(), |t| t as *const libc::timespec);
+    // SAFETY: futex(2): the word is live for the call, the timeout is null or a timespec.
+    // Every outcome (woken, mismatch, signal, time-out) means "look again" to our callers.
+    let _ = unsafe {
+        syscall!(
+            Sysno::futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT_BITSET | libc::FUTEX_PRIVATE_FLAG,
+            expected,
+            at,
+            0usize,
+            u32::MAX
+        )
+    };
+}
+
+/// Wakes up to `count` OS threads that wait on the word at `address`. futex(2)
+pub(crate) fn futex_wake(address: usize, count: i32) {
+    // SAFETY: futex(2): FUTEX_WAKE uses the address as a key only; a stale one wakes nobody.
+    let _ = unsafe {
+        syscall!(Sysno::futex, address, libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG, count)
+    };
+}
+
+/// As [`futex_wake`], for waiters of any process that shares the memory. futex(2)
+pub(crate) fn futex_wake_shared(address: usize, count: i32) {
+    // SAFETY: as for `futex_wake`; here the kernel looks the address up, and answers EFAULT.
+    let _ = unsafe { syscall!(Sysno::futex, address, libc::FUTEX_WAKE, count) };
+}
+
+/// A new descriptor moved to the top of the table, where it is out of a program's way: programs
+/// expect small numbers for what *they* open (and test them against `FD_SETSIZE`).
+fn lift(fd: RawFd) -> RawFd {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: getrlimit(2) and fcntl(2) on values of our own.
+    unsafe {
+        if syscall!(Sysno::getrlimit, libc::RLIMIT_NOFILE, &raw mut limit).is_err() {
+            return fd;
+        }
+        let floor = limit.rlim_cur.min(1 << 20).saturating_sub(64).max(3);
+        match syscall!(Sysno::fcntl, fd, libc::F_DUPFD_CLOEXEC, floor) {
+            Ok(high) => {
+                close(fd);
+                high as RawFd
+            }
+            Err(_) => fd,
+        }
+    }
+}
+
+/// Closes a descriptor of the runtime's own. close(2)
+pub(crate) fn close(fd: RawFd) {
+    // SAFETY: close(2) on a descriptor that the runtime opened and owns.
+    let _ = unsafe { syscall!(Sysno::close, fd) };
+}
+
+/// A new epoll instance. epoll_create1(2)
+pub(crate) fn epoll_create() -> io::Result<RawFd> {
+    // SAFETY: epoll_create1(2) takes a flag.
+    let fd = unsafe { syscall!(Sysno::epoll_create1, libc::EPOLL_CLOEXEC) }.map_err(error)?;
+    Ok(lift(fd as RawFd))
+}
+
+/// A new eventfd with value 0. eventfd(2)
+pub(crate) fn eventfd(flags: c_int) -> io::Result<RawFd> {
+    let flags = flags | libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
+    // SAFETY: eventfd2(2) takes two numbers.
+    let fd = unsafe { syscall!(Sysno::eventfd2, 0, flags) }.map_err(error)?;
+    Ok(lift(fd as RawFd))
+}
+
+/// A new timerfd on `CLOCK_MONOTONIC`, disarmed. timerfd_create(2)
+pub(crate) fn timerfd() -> io::Result<RawFd> {
+    let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
+    // SAFETY: timerfd_create(2) takes two numbers.
+    let fd = unsafe { syscall!(Sysno::timerfd_create, libc::CLOCK_MONOTONIC, flags) };
+    Ok(lift(fd.map_err(error)? as RawFd))
+}
+
+/// Arms `fd` for the absolute time `at` (`CLOCK_MONOTONIC` nanoseconds). timerfd_settime(2)
+pub(crate) fn timerfd_arm(fd: RawFd, at: u64) {
+    // An all-zero value would disarm: nothing is due at nanosecond 0.
+    let at = at.max(1);
+    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let value = libc::itimerspec {
+        it_interval: zero,
+        it_value: libc::timespec {
+            tv_sec: (at / 1_000_000_000) as i64,
+            tv_nsec: (at % 1_000_000_000) as i64,
+        },
+    };
+    // SAFETY: timerfd_settime(2) reads one itimerspec.
+    let _ = unsafe {
+        syscall!(Sysno::timerfd_settime, fd, libc::TFD_TIMER_ABSTIME, &raw const value, 0usize)
+    };
+}
+
+/// Adds 1 to an eventfd. eventfd(2)
+pub(crate) fn eventfd_write(fd: RawFd) {
+    let one = 1u64;
+    // SAFETY: write(2) of eight bytes of our own to an eventfd; it fails only at 2^64 - 2.
+    let _ = unsafe { syscall!(Sysno::write, fd, &raw const one, 8) };
+}
+
+/// Takes from an eventfd (1 from a semaphore, else all); returns whether there was anything.
+pub(crate) fn eventfd_read(fd: RawFd) -> bool {
+    let mut value = 0u64;
+    // SAFETY: read(2) of eight bytes into our own variable from a non-blocking eventfd.
+    unsafe { syscall!(Sysno::read, fd, &raw mut value, 8) }.is_ok()
+}
+
+/// epoll_ctl(2)
+pub(crate) fn epoll_ctl(
+    epoll: RawFd,
+    op: c_int,
+    fd: RawFd,
+    events: u32,
+    data: u64,
+) -> Result<(), Errno> {
+    let event = libc::epoll_event { events, u64: data };
+    // SAFETY: epoll_ctl(2) reads one epoll_event.
+    unsafe { syscall!(Sysno::epoll_ctl, epoll, op, fd, &raw const event) }.map(drop)
+}
+
+/// Waits for events: not at all, or as long as it takes. A signal counts as no event.
+/// epoll_wait(2)
+pub(crate) fn epoll_wait(epoll: RawFd, buffer: &mut [libc::epoll_event], block: bool) -> usize {
+    let timeout = if block { -1isize } else { 0 };
+    // SAFETY: epoll_pwait(2) writes at most `len` events into the buffer; the null mask leaves
+    // the signal mask alone. (epoll_wait itself does not exist on newer architectures.)
+    let n = unsafe {
+        syscall!(
+            Sysno::epoll_pwait,
+            epoll,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+            timeout,
+            0usize,
+            8usize
+        )
+    };
+    n.unwrap_or(0)
+}
+
+/// poll(2) that looks and returns; the count of ready entries or the error.
+pub(crate) fn poll_now(fds: &mut [libc::pollfd]) -> Result<usize, Errno> {
+    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: ppoll(2) reads and writes the slice; it may update the timespec, which is ours.
+    unsafe { syscall!(Sysno::ppoll, fds.as_mut_ptr(), fds.len(), &raw const zero, 0usize, 8usize) }
+}
+
+/// The kernel's id of the calling OS thread. gettid(2)
+pub(crate) fn gettid() -> u32 {
+    // SAFETY: gettid(2) has no arguments and cannot fail.
+    unsafe { syscall!(Sysno::gettid) }.unwrap_or(0) as u32
+}
+
+/// Nanoseconds of CPU time that the OS thread `tid` of this process has used; `None` if it is
+/// gone. clock_gettime(2), CPU-time clocks
+pub(crate) fn cpu_time(tid: u32) -> Option<u64> {
+    /// `CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED`, see pthread_getcpuclockid(3) and the kernel's
+    /// posix-timers.h.
+    const SCHEDULED_THREAD: i32 = 4 | 2;
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let clock = (!(tid as i32) << 3) | SCHEDULED_THREAD;
+    // SAFETY: clock_gettime(2) writes one timespec.
+    unsafe { syscall!(Sysno::clock_gettime, clock, &raw mut t) }.ok()?;
+    Some(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+}
+
+/// Whether the OS thread `tid` of this process runs or is about to (state `R` of proc(5));
+/// `false` also if that cannot be found out.
+pub(crate) fn is_runnable(tid: u32) -> bool {
+    let mut stat = [0u8; 128];
+    let path = format!("/proc/self/task/{tid}/stat\0");
+    // SAFETY: openat(2) of a NUL-terminated path, read(2) into a buffer of ours.
+    let read = unsafe {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+        let Ok(fd) = syscall!(Sysno::openat, libc::AT_FDCWD, path.as_ptr(), flags) else {
+            return false;
+        };
+        let read = syscall!(Sysno::read, fd, stat.as_mut_ptr(), stat.len()).unwrap_or(0);
+        close(fd as RawFd);
+        read
+    };
+    // The name stands in parentheses and may hold any; the state follows the last.
+    let stat = &stat[..read];
+    let name_ends = stat.iter().rposition(|&byte| byte == b')');
+    name_ends.is_some_and(|end| stat.get(end + 2) == Some(&b'R'))
+}
+
+/// Writes to standard error, as a last word before an abort: all of it or as much as goes.
+pub(crate) fn complain(text: &[u8]) {
+    // SAFETY: write(2) of our bytes to descriptor 2.
+    let _ = unsafe { syscall!(Sysno::write, 2, text.as_ptr(), text.len()) };
+}
+
+/// libc's own function `name`, behind any symbol of the program that shadows it.
+fn next(name: &CStr) -> Option<*mut c_void> {
+    // SAFETY: dlsym(3) with a NUL-terminated name; RTLD_NEXT searches the objects after the one
+    // that holds this code.
+    let f = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };
+    (!f.is_null()).then_some(f)
+}
+
+type Start = extern "C" fn(*mut c_void) -> *mut c_void;
+type Create = unsafe extern "C" fn(
+    *mut libc::pthread_t,
+    *const libc::pthread_attr_t,
+    Start,
+    *mut c_void,
+) -> c_int;
+type Join = unsafe extern "C" fn(libc::pthread_t, *mut *mut c_void) -> c_int;
+
+/// An OS thread of the runtime's own, made by libc's `pthread_create` even where a program's
+/// `pthread_create` makes fibers.
+pub(crate) struct OsThread(libc::pthread_t);
+
+// SAFETY: a pthread_t may be joined from any thread.
+unsafe impl Send for OsThread {}
+
+impl OsThread {
+    /// Starts `body` on a new thread called `name` (15 bytes at most, prctl(2)).
+    pub(crate) fn start<F>(name: String, stack: usize, body: F) -> io::Result<OsThread>
+    where
+        F: FnOnce() + Send + 'static,
+    {
+        extern "C" fn entry(argument: *mut c_void) -> *mut c_void {
+            // SAFETY: `start` passes a leaked box of this very type, to this thread alone.
+            let body = unsafe { Box::from_raw(argument.cast::<Box<dyn FnOnce() + Send>>()) };
+            body();
+            std::ptr::null_mut()
+        }
+        let missing = || io::Error::other("libc has no pthread_create");
+        let create = next(c"pthread_create").ok_or_else(missing)?;
+        // SAFETY: this is pthread_create(3), of this type.
+        let create = unsafe { std::mem::transmute::<*mut c_void, Create>(create) };
+        let named: Box<dyn FnOnce() + Send> = Box::new(move || {
+            let mut bytes: Vec<u8> = name.into_bytes();
+            bytes.truncate(15);
+            bytes.push(0);
+            // SAFETY: prctl(2) PR_SET_NAME reads a NUL-terminated string of at most 16 bytes.
+            let _ = unsafe { syscall!(Sysno::prctl, libc::PR_SET_NAME, bytes.as_ptr()) };
+            body();
+        });
+        let argument = Box::into_raw(Box::new(named)).cast::<c_void>();
+        let mut attributes = std::mem::MaybeUninit::<libc::pthread_attr_t>::uninit();
+        let mut thread = 0;
+        // SAFETY: pthread_attr_init(3) initialises the attributes before their use; `entry`
+        // takes over `argument` if and only if the thread was created.
+        let failed = unsafe {
+            libc::pthread_attr_init(attributes.as_mut_ptr());
+            libc::pthread_attr_setstacksize(attributes.as_mut_ptr(), stack);
+            let failed = create(&mut thread, attributes.as_ptr(), entry, argument);
+            libc::pthread_attr_destroy(attributes.as_mut_ptr());
+            failed
+        };
+        if failed != 0 {
+            // SAFETY: no thread was made, so the box is still ours alone.
+            drop(unsafe { Box::from_raw(argument.cast::<Box<dyn FnOnce() + Send>>()) });
+            return Err(io::Error::from_raw_os_error(failed));
+        }
+        Ok(OsThread(thread))
+    }
+
+    /// Waits for the thread to end.
+    pub(crate) fn join(self) {
+        if let Some(join) = next(c"pthread_join") {
+            // SAFETY: this is pthread_join(3), of this type; the thread was not joined before,
+            // since `self` is consumed.
+            unsafe {
+                let join = std::mem::transmute::<*mut c_void, Join>(join);
+                join(self.0, std::ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// Blocks the calling OS thread until `fd` can be read. poll(2)
+pub(crate) fn await_readable(fd: RawFd) {
+    let mut fds = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
+    // SAFETY: ppoll(2) on one pollfd of ours, without a timeout or a mask.
+    let _ = unsafe { syscall!(Sysno::ppoll, fds.as_mut_ptr(), 1, 0usize, 0usize, 8usize) };
+}

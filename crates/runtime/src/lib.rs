@@ -1,0 +1,40 @@
+//! Fibers that are threads: the runtime.
+//!
+//! A program depends on the crate `sleave`, which is this one together with the interposed C
+//! library; here is how it works. From the ground up, each module using only those before it:
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `kernel` | system calls, made directly |
+//! | [`mod@identity`] | what makes a stack of ours a thread for the C library |
+//! | `fiber` | task, control block, slot: what a fiber consists of |
+//! | [`wait`] | parking and waking; timers; futexes |
+//! | [`reactor`] | waiting for descriptors |
+//! | [`scheduler`] | processors, workers, who runs when |
+//! | `runtime`, `spawn`, `scope` | what a program calls |
+//! | [`interpose`] | what the interposed C library asks |
+//!
+//! (`fiber`, `wait` and `scheduler` know each other's types: a control block names its processor,
+//! a wait ends in a queue. The order is that of understanding.)
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("sleave needs Linux: epoll, futexes and the thread pointer are its ground");
+
+pub mod identity;
+pub mod interpose;
+pub mod reactor;
+pub mod scheduler;
+pub mod wait;
+
+mod fiber;
+mod kernel;
+mod runtime;
+mod scope;
+mod spawn;
+mod sync;
+
+pub use fiber::{Fiber, FiberId, NoFibers};
+pub use runtime::{Runtime, RuntimeBuilder, identity, run};
+pub use scheduler::{Statistics, yield_now};
+pub use scope::{Scope, ScopedJoinHandle, scope};
+pub use spawn::{Builder, JoinHandle, current, spawn};

@@ -1,0 +1,156 @@
+//! The epoll driver.
+//!
+//! One epoll instance for each runtime, in which every idle worker sleeps: the kernel wakes one
+//! of them for each event, so no worker has to be elected to watch. Beside the program's descriptors
+//! it holds four of its own:
+//!
+//! * **ring** (eventfd, edge-triggered): wakes one sleeper, see the essay in
+//!   [`crate::scheduler`]. Its event stays until somebody collects it.
+//! * **alarm** (timerfd, edge-triggered): wakes one sleeper at the earliest deadline.
+//! * **bell** (eventfd semaphore, level-triggered): wakes every sleeper until it is taken. A
+//!   thread in `run` must wake, itself, when its fiber has ended.
+//! * **dismissal** (eventfd, level-triggered): wakes all, for good.
+//!
+//! Sources: epoll(7), eventfd(2), timerfd_create(2).
+
+use std::io;
+use std::os::fd::RawFd;
+
+use sleave_context::lock::Lock;
+use syscalls::Errno;
+
+use super::descriptor;
+use crate::kernel;
+use crate::wait::Batch;
+
+/// Numbers that cannot be those of a descriptor and its generation.
+const RING: u64 = u64::MAX;
+const ALARM: u64 = u64::MAX - 1;
+const BELL: u64 = u64::MAX - 2;
+
+/// Events collected by one call.
+const EVENTS: usize = 256;
+
+/// What is reported of a program's descriptor: everything, at its edges. `EPOLLERR` and
+/// `EPOLLHUP` come unasked.
+const INTEREST: u32 =
+    (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET) as u32;
+
+pub(crate) struct Driver {
+    epoll: RawFd,
+    ring: RawFd,
+    alarm: RawFd,
+    bell: RawFd,
+    dismissal: RawFd,
+    /// When the alarm goes off, in nanoseconds; `u64::MAX` if it does not.
+    armed: Lock<u64>,
+    /// Tells drivers apart; never 0.
+    id: u32,
+}
+
+impl Driver {
+    pub(crate) fn new() -> io::Result<Driver> {
+        static IDS: Lock<u32> = Lock::new(0);
+        let id = {
+            let mut last = IDS.lock();
+            *last += 1;
+            *last
+        };
+        let driver = Driver {
+            epoll: kernel::epoll_create()?,
+            ring: kernel::eventfd(0)?,
+            alarm: kernel::timerfd()?,
+            bell: kernel::eventfd(libc::EFD_SEMAPHORE)?,
+            dismissal: kernel::eventfd(0)?,
+            armed: Lock::new(u64::MAX),
+            id,
+        };
+        let edge = (libc::EPOLLIN | libc::EPOLLET) as u32;
+        let level = libc::EPOLLIN as u32;
+        for (fd, events, data) in [
+            (driver.ring, edge, RING),
+            (driver.alarm, edge, ALARM),
+            (driver.bell, level, BELL),
+            (driver.dismissal, level, BELL),
+        ] {
+            kernel::epoll_ctl(driver.epoll, libc::EPOLL_CTL_ADD, fd, events, data)
+                .map_err(kernel::error)?;
+        }
+        Ok(driver)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Has the events of `fd` reported under the name `data` from now on.
+    pub(super) fn register(&self, fd: RawFd, data: u64) -> Result<(), Errno> {
+        let epoll = self.epoll;
+        match kernel::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, INTEREST, data) {
+            // The same description under the same number, from before another runtime used it:
+            // setting it anew reports what is ready as well.
+            Err(Errno::EEXIST) => kernel::epoll_ctl(epoll, libc::EPOLL_CTL_MOD, fd, INTEREST, data),
+            other => other,
+        }
+    }
+
+    /// Has nothing more of `fd` reported. Needed only where closing does not see to it: the
+    /// description has other descriptors.
+    pub(super) fn unregister(epoll: &Driver, fd: RawFd) {
+        let _ = kernel::epoll_ctl(epoll.epoll, libc::EPOLL_CTL_DEL, fd, 0, 0);
+    }
+
+    /// Collects events and adds the fibers that they wake to `woken`; sleeps for the first event
+    /// if `block`. Returns whether the ring was among them.
+    pub(crate) fn poll(&self, block: bool, woken: &mut Batch) -> bool {
+        let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
+        let count = kernel::epoll_wait(self.epoll, &mut events, block);
+        let mut rung = false;
+        for event in &events[..count] {
+            match event.u64 {
+                RING => rung = true,
+                ALARM => {
+                    *self.armed.lock() = u64::MAX;
+                }
+                BELL => {}
+                data => descriptor::event(data, event.events, woken),
+            }
+        }
+        rung
+    }
+
+    /// Wakes one sleeper.
+    pub(crate) fn ring(&self) {
+        kernel::eventfd_write(self.ring);
+    }
+
+    /// Wakes one sleeper at `deadline` (nanoseconds), or earlier.
+    pub(crate) fn arm(&self, deadline: u64) {
+        let mut armed = self.armed.lock();
+        if deadline < *armed {
+            *armed = deadline;
+            kernel::timerfd_arm(self.alarm, deadline);
+        }
+    }
+
+    /// Wakes every sleeper until the bell is taken by [`Driver::await_bell`].
+    pub(crate) fn ring_bell(&self) {
+        kernel::eventfd_write(self.bell);
+    }
+
+    /// Takes one ringing of the bell, waiting for it if it has not come yet.
+    pub(crate) fn await_bell(&self) {
+        while !kernel::eventfd_read(self.bell) {
+            kernel::await_readable(self.bell);
+        }
+    }
+
+    /// Wakes every sleeper, for good or no longer.
+    pub(crate) fn dismiss(&self, yes: bool) {
+        if yes {
+            kernel::eventfd_write(self.dismissal);
+        } else {
+            kernel::eventfd_read(self.dismissal);
+        }
+    }
+}

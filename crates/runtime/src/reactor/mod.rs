@@ -1,0 +1,30 @@
+//! Waiting for descriptors.
+//!
+//! * `descriptor` keeps, for each descriptor number, what is known of its readiness and which
+//!   fibers wait for it; that is the same whatever asks the kernel.
+//! * `poll` waits for several descriptors at once.
+//! * `epoll` asks the kernel: the **driver**, one for each runtime. It must provide `new`,
+//!   `register` (have events of a descriptor reported from now on, including what is ready already),
+//!   `poll` (collect events, sleeping for the first one if asked), `ring` (end one sleep), `arm`
+//!   (end one sleep at a given time) and `dismiss` (end all, for good).
+//!
+//! # Readiness is cached
+//!
+//! Events are edge-triggered: the kernel reports that something has *arrived*, once. The table
+//! keeps that as a flag for each direction. Who tries an operation clears the flag just before
+//! (`attempt`), so that an event that comes during the try is kept; who finds that the try
+//! has not emptied the descriptor sets it again (`leave`). So at any time: **flag clear and
+//! registered ⇒ nothing is there, and an event will come when that changes**. A reader that knows
+//! this waits without a wasted try (`drained`): a request costs one read and one write.
+
+mod descriptor;
+mod epoll;
+mod poll;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+pub use descriptor::{Direction, Readiness, attempt, close, drained, hung_up, leave};
+pub use descriptor::{opened, shared, wait};
+pub(crate) use epoll::Driver;
+pub use poll::poll;

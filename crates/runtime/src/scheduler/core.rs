@@ -1,0 +1,558 @@
+//! The core of one runtime: its processors and what its workers share.
+//!
+//! Cores are never freed, only used again by the next runtime: whoever wakes a fiber may still be
+//! about to ring for a worker when that fiber has long ended and its runtime has stopped. A late
+//! ring at a core is harmless; at freed memory it would not be.
+
+use std::cell::UnsafeCell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+
+use sleave_context::lock::Lock;
+
+use super::injector::Injector;
+use super::monitor;
+use super::processor::Processor;
+use crate::kernel::{self, OsThread};
+use crate::reactor::Driver;
+use crate::wait::Batch;
+
+/// The most processors of a runtime, those of workers stuck in calls included.
+const MOST_PROCESSORS: usize = 512;
+
+/// Bytes of a worker's own stack: it runs the scheduler, never a program's code.
+const WORKER_STACK: usize = 256 << 10;
+
+/// What is chosen for a runtime when it is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many workers run fibers at the same time.
+    pub workers: usize,
+    /// Bytes of a fiber's slot unless its spawner says otherwise.
+    pub slot: usize,
+    /// The workers' names begin with this.
+    pub name: String,
+}
+
+/// What a runtime is doing, at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statistics {
+    /// Fibers that have been spawned and have not ended.
+    pub fibers: usize,
+    /// OS threads that run fibers or look for some, those stuck in a call left out.
+    pub workers: usize,
+    /// Workers of these that sleep because there is nothing to do.
+    pub idle: usize,
+    /// OS threads that are stuck in a call that could not be interposed.
+    pub blocked: usize,
+}
+
+pub(crate) struct Core {
+    workers: AtomicUsize,
+    slot: AtomicUsize,
+    name: Lock<String>,
+
+    processors: Box<[UnsafeCell<MaybeUninit<&'static Processor>>]>,
+    /// How many of `processors` exist.
+    count: AtomicUsize,
+    staff: Lock<Staff>,
+    /// `staff.live - staff.blocked`, for reading without the lock.
+    active: AtomicUsize,
+
+    pub(super) injector: Injector,
+    pub(crate) driver: Driver,
+    /// Workers that look for work, or are about to. See the essay in `mod.rs`.
+    searching: AtomicUsize,
+    /// Workers that sleep in the driver, or are about to.
+    sleeping: AtomicUsize,
+
+    /// Fibers spawned and not ended.
+    fibers: AtomicUsize,
+    /// The handle is gone or waits: when the last fiber ends, the workers go.
+    stopping: AtomicBool,
+    /// 1 when workers shall go; a futex.
+    stopped: AtomicU32,
+    /// Counts calls for spare threads; a futex.
+    calls: AtomicU32,
+}
+
+/// Who works here.
+struct Staff {
+    /// Threads that have a processor.
+    live: usize,
+    /// Of these, threads that the monitor found stuck.
+    blocked: usize,
+    /// Of these, callers of `run`.
+    callers: usize,
+    /// Threads without a processor that wait to be called.
+    spare: usize,
+    /// Calls that no spare thread has answered yet.
+    called: usize,
+    threads: Vec<OsThread>,
+    /// Processors without a worker.
+    free: Vec<&'static Processor>,
+}
+
+// SAFETY: `processors` is written below `count` only before `count` says so, under the lock of
+// `staff`; everything else is made to be shared.
+unsafe impl Sync for Core {}
+// SAFETY: nothing in it belongs to a thread.
+unsafe impl Send for Core {}
+
+/// Cores of runtimes that have stopped.
+static RETIRED: Lock<Vec<&'static Core>> = Lock::new(Vec::new());
+
+impl Core {
+    /// How long a worker runs fibers of its queue before it looks at descriptors, timers and
+    /// injector, in nanoseconds.
+    pub(super) const LOOK_EVERY: u64 = 50_000;
+
+    /// A core for a new runtime.
+    ///
+    /// # Errors
+    /// What epoll_create1(2), eventfd(2) and timerfd_create(2) say.
+    pub(crate) fn new(options: Options) -> io::Result<&'static Core> {
+        let retired = RETIRED.lock().pop();
+        let core = match retired {
+            Some(core) => core,
+            None => Box::leak(Box::new(Core {
+                workers: AtomicUsize::new(0),
+                slot: AtomicUsize::new(0),
+                name: Lock::new(String::new()),
+                processors: (0..MOST_PROCESSORS)
+                    .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
+                    .collect(),
+                count: AtomicUsize::new(0),
+                staff: Lock::new(Staff {
+                    live: 0,
+                    blocked: 0,
+                    callers: 0,
+                    spare: 0,
+                    called: 0,
+                    threads: Vec::new(),
+                    free: Vec::new(),
+                }),
+                active: AtomicUsize::new(0),
+                injector: Injector::new(),
+                driver: Driver::new()?,
+                searching: AtomicUsize::new(0),
+                sleeping: AtomicUsize::new(0),
+                fibers: AtomicUsize::new(0),
+                stopping: AtomicBool::new(false),
+                stopped: AtomicU32::new(0),
+                calls: AtomicU32::new(0),
+            })),
+        };
+        // Relaxed: nobody else has the core yet; the first spawn publishes it.
+        core.workers.store(options.workers, Ordering::Relaxed);
+        core.slot.store(options.slot, Ordering::Relaxed);
+        core.stopping.store(false, Ordering::Relaxed);
+        core.stopped.store(0, Ordering::Relaxed);
+        *core.name.lock() = options.name;
+        monitor::watch(core);
+        Ok(core)
+    }
+
+    /// Bytes of the usual slot.
+    pub(crate) fn slot_size(&self) -> usize {
+        // Relaxed, here and in the next: set before the core is shared.
+        self.slot.load(Ordering::Relaxed)
+    }
+
+    fn workers(&self) -> usize {
+        self.workers.load(Ordering::Relaxed)
+    }
+
+    /// The processors there are, in use or not.
+    pub(super) fn processors(&self) -> &[&'static Processor] {
+        // Acquire pairs with the Release in `take_processor`.
+        let count = self.count.load(Ordering::Acquire);
+        let all: *const UnsafeCell<MaybeUninit<&'static Processor>> = self.processors.as_ptr();
+        // SAFETY: the first `count` are written and never change; both wrappers are transparent.
+        unsafe { std::slice::from_raw_parts(all.cast(), count) }
+    }
+
+    // ---- work comes in ----
+
+    /// Queues what comes from outside of this runtime's workers.
+    pub(crate) fn inject(&self, batch: Batch) {
+        self.injector.push(batch);
+        self.notify();
+    }
+
+    /// Tells a worker that there is work, if one is free to do it.
+    pub(super) fn notify(&self) {
+        // SeqCst: (2) of the essay in `mod.rs`.
+        fence(Ordering::SeqCst);
+        // Relaxed: ordered by the fence.
+        if self.searching.load(Ordering::Relaxed) != 0
+            || (self.sleeping.load(Ordering::Relaxed) == 0 && self.active() >= self.workers())
+        {
+            return;
+        }
+        // SeqCst: the count is part of the essay's argument.
+        if self.searching.compare_exchange(0, 1, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+            return;
+        }
+        if self.sleeping.load(Ordering::SeqCst) > 0 {
+            self.driver.ring();
+        } else if !self.start_worker() {
+            self.searching.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    pub(super) fn someone_sleeps(&self) -> bool {
+        // Relaxed: the caller has made a fence.
+        self.sleeping.load(Ordering::Relaxed) > 0
+    }
+
+    pub(super) fn active(&self) -> usize {
+        // Relaxed: a hint; decisions are made under the lock.
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Whether every worker sleeps.
+    pub(super) fn is_idle(&self) -> bool {
+        // SeqCst: the monitor looks here after it has said that it sleeps, see `monitor::awake`.
+        self.sleeping.load(Ordering::SeqCst) >= self.active() && !self.has_injected()
+    }
+
+    pub(super) fn has_injected(&self) -> bool {
+        self.injector.len() > 0
+    }
+
+    // ---- a worker looks for work ----
+
+    pub(super) fn start_searching(&self, processor: &Processor) -> bool {
+        if !processor.searching.replace(true) {
+            // SeqCst: as in `notify`.
+            self.searching.fetch_add(1, Ordering::SeqCst);
+        }
+        true
+    }
+
+    /// The worker searches no longer; returns whether it was the last that did.
+    pub(super) fn stop_searching(&self, processor: &Processor) -> bool {
+        // SeqCst: as in `notify`.
+        processor.searching.replace(false) && self.searching.fetch_sub(1, Ordering::SeqCst) == 1
+    }
+
+    /// The worker has found something to run.
+    pub(super) fn found(&self, processor: &Processor) {
+        if self.stop_searching(processor) {
+            // There may be more where that came from.
+            let more = self.injector.len() > 0 || processor.queue.len() > 0;
+            if more {
+                self.notify();
+            }
+        }
+    }
+
+    /// Fires the timers of all wheels that are due at `now`.
+    pub(super) fn due(&self, now: u64) -> Batch {
+        let mut all = Batch::new();
+        for processor in self.processors() {
+            if processor.timers.next() <= now {
+                let mut fired = processor.timers.fire(now);
+                while let Some(runnable) = fired.take() {
+                    all.add(runnable);
+                }
+            }
+        }
+        all
+    }
+
+    /// Collects events of the driver into the processor's queue, after sleeping until there is one if
+    /// `block`.
+    pub(super) fn poll(&self, processor: &Processor, block: bool) {
+        let mut woken = Batch::new();
+        let rung = self.driver.poll(block, &mut woken);
+        if rung && processor.searching.replace(true) {
+            // Whoever rang has counted one more searcher than there is.
+            self.searching.fetch_sub(1, Ordering::SeqCst);
+        }
+        if woken.first.is_some() {
+            super::schedule(woken);
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    pub(super) fn sleep(&self, processor: &'static Processor, done: &dyn Fn() -> bool) {
+        // (a) of the essay in `mod.rs`.
+        self.sleeping.fetch_add(1, Ordering::SeqCst);
+        self.stop_searching(processor);
+        // (b)
+        fence(Ordering::SeqCst);
+        // (c)
+        let work = self.injector.len() > 0 || self.processors().iter().any(|p| p.queue.len() > 0);
+        if !work && !done() {
+            let next = self.processors().iter().map(|p| p.timers.next()).min();
+            if let Some(next) = next.filter(|&next| next != u64::MAX) {
+                self.driver.arm(next);
+            }
+            // (d)
+            self.poll(processor, true);
+        }
+        // SeqCst: before the look in `awake`.
+        self.sleeping.fetch_sub(1, Ordering::SeqCst);
+        monitor::awake();
+    }
+
+    // ---- workers come and go ----
+
+    /// Starts a worker, or calls a spare one, if there are fewer than there should be. The
+    /// caller has counted it as searching.
+    fn start_worker(&self) -> bool {
+        let core = self.forever();
+        let mut staff = self.staff.lock();
+        // Relaxed: `stop` sets it and then takes the lock.
+        if staff.live - staff.blocked >= self.workers()
+            || staff.live >= MOST_PROCESSORS
+            || self.stopped.load(Ordering::Relaxed) != 0
+        {
+            return false;
+        }
+        if staff.spare > staff.called {
+            staff.called += 1;
+            // Release, and the futex: the spare thread looks under the lock.
+            self.calls.fetch_add(1, Ordering::Release);
+            kernel::futex_wake(self.calls.as_ptr() as usize, 1);
+        } else {
+            let name = format!("{}-{}", *self.name.lock(), staff.threads.len());
+            let body = move || super::worker::worker_main(core);
+            match OsThread::start(name, WORKER_STACK, body) {
+                Ok(thread) => staff.threads.push(thread),
+                Err(_) => return false,
+            }
+        }
+        staff.live += 1;
+        self.count_active(&staff);
+        true
+    }
+
+    /// Makes sure that somebody will run what is spawned from outside.
+    ///
+    /// # Errors
+    /// If there is no worker and none can be started: what pthread_create(3) says.
+    pub(crate) fn ensure_worker(&self) -> io::Result<()> {
+        if self.active() > 0 || self.start_worker_searching() || self.active() > 0 {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::WouldBlock, "no worker thread could be started"))
+    }
+
+    fn start_worker_searching(&self) -> bool {
+        self.searching.fetch_add(1, Ordering::SeqCst);
+        let started = self.start_worker();
+        if !started {
+            self.searching.fetch_sub(1, Ordering::SeqCst);
+        }
+        started
+    }
+
+    fn count_active(&self, staff: &Staff) {
+        // Relaxed: see `active`.
+        self.active.store(staff.live - staff.blocked, Ordering::Relaxed);
+    }
+
+    /// A processor for a thread that is counted in `live`.
+    pub(super) fn take_processor(&self) -> &'static Processor {
+        let mut staff = self.staff.lock();
+        if let Some(processor) = staff.free.pop() {
+            return processor;
+        }
+        // Relaxed: written under the lock.
+        let index = self.count.load(Ordering::Relaxed);
+        assert!(index < MOST_PROCESSORS, "more workers than processors");
+        let processor: &'static Processor =
+            Box::leak(Box::new(Processor::new(self.forever(), index)));
+        // SAFETY: under the lock, and not below `count` yet, so nobody looks there.
+        unsafe { (*self.processors[index].get()).write(processor) };
+        // Release publishes the processor.
+        self.count.store(index + 1, Ordering::Release);
+        processor
+    }
+
+    pub(super) fn give_processor(&self, processor: &'static Processor) {
+        self.staff.lock().free.push(processor);
+    }
+
+    /// Whether there may be a worker too many, the one of `processor` for one.
+    pub(super) fn is_crowded(&self, processor: &Processor) -> bool {
+        self.unblock(processor);
+        // Acquire pairs with the Release in `end`.
+        self.stopped.load(Ordering::Acquire) != 0 || self.active() > self.workers()
+    }
+
+    /// Counts the calling worker out if there is one too many; whether it did.
+    pub(super) fn leaves_crowd(&self) -> bool {
+        let mut staff = self.staff.lock();
+        // Acquire: as in `is_crowded`.
+        let stopped = self.stopped.load(Ordering::Acquire) != 0;
+        if !stopped && staff.live - staff.blocked <= self.workers() {
+            return false;
+        }
+        staff.live -= 1;
+        self.count_active(&staff);
+        true
+    }
+
+    /// Waits, without a processor, to be called again; `false` when the runtime has stopped.
+    pub(super) fn spare(&self) -> bool {
+        self.staff.lock().spare += 1;
+        loop {
+            // Acquire pairs with the Release in `start_worker` and `stop`.
+            let calls = self.calls.load(Ordering::Acquire);
+            {
+                let mut staff = self.staff.lock();
+                // A call is answered even if the runtime has stopped since: who called has
+                // counted this thread, and as a worker it counts itself out again.
+                if staff.called > 0 {
+                    staff.called -= 1;
+                    staff.spare -= 1;
+                    return true;
+                }
+                if self.stopped.load(Ordering::Acquire) != 0 {
+                    staff.spare -= 1;
+                    return false;
+                }
+            }
+            kernel::futex_wait(&self.calls, calls, None);
+        }
+    }
+
+    /// Whether the calling thread may become a worker for the time of a `run`; counts it.
+    pub(crate) fn caller_enters(&self) -> bool {
+        let mut staff = self.staff.lock();
+        if staff.callers >= self.workers() || staff.live >= MOST_PROCESSORS {
+            return false;
+        }
+        staff.callers += 1;
+        staff.live += 1;
+        self.count_active(&staff);
+        true
+    }
+
+    pub(super) fn caller_leaves(&self, processor: &Processor) {
+        self.unblock(processor);
+        let mut staff = self.staff.lock();
+        staff.callers -= 1;
+        staff.live -= 1;
+        self.count_active(&staff);
+    }
+
+    /// The monitor has found the worker of `processor` stuck: it does not count until it moves.
+    pub(super) fn block(&self, processor: &Processor) {
+        let mut staff = self.staff.lock();
+        // Relaxed: under the lock.
+        if !processor.blocked.swap(true, Ordering::Relaxed) {
+            staff.blocked += 1;
+            self.count_active(&staff);
+        }
+        drop(staff);
+        if !self.start_worker_searching() {
+            self.notify();
+        }
+    }
+
+    /// The worker of `processor` moves.
+    fn unblock(&self, processor: &Processor) {
+        // Relaxed: set by the monitor; if it is seen late, then a loop later.
+        if processor.blocked.load(Ordering::Relaxed) {
+            let mut staff = self.staff.lock();
+            if processor.blocked.swap(false, Ordering::Relaxed) {
+                staff.blocked -= 1;
+                self.count_active(&staff);
+            }
+        }
+    }
+
+    // ---- the end ----
+
+    pub(crate) fn fiber_begins(&self) {
+        // Relaxed: the spawner is a fiber of this runtime, counted itself, or holds its handle.
+        self.fibers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn fiber_ends(&self) {
+        // SeqCst, both: either we see `stopping`, or `stop` sees the count without us.
+        if self.fibers.fetch_sub(1, Ordering::SeqCst) == 1 && self.stopping.load(Ordering::SeqCst) {
+            self.end();
+        }
+    }
+
+    /// Lets the workers go when the last fiber has ended. Once for each core in use.
+    pub(crate) fn release(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        if self.fibers.load(Ordering::SeqCst) == 0 {
+            self.end();
+        }
+    }
+
+    fn end(&self) {
+        // Release: who sees it sees everything that the fibers did.
+        self.stopped.store(1, Ordering::Release);
+        kernel::futex_wake(self.stopped.as_ptr() as usize, i32::MAX);
+        self.calls.fetch_add(1, Ordering::Release);
+        kernel::futex_wake(self.calls.as_ptr() as usize, i32::MAX);
+        self.driver.dismiss(true);
+    }
+
+    /// Waits until every fiber has ended and every worker is gone. After [`Core::release`], and
+    /// once; the core belongs to somebody else then.
+    pub(crate) fn join(&'static self) {
+        // Acquire pairs with the Release in `end`.
+        while self.stopped.load(Ordering::Acquire) == 0 {
+            kernel::futex_wait(&self.stopped, 0, None);
+        }
+        loop {
+            let thread = self.staff.lock().threads.pop();
+            match thread {
+                Some(thread) => thread.join(),
+                None => break,
+            }
+        }
+        self.driver.dismiss(false);
+        monitor::forget(self);
+        debug_assert!(self.is_at_rest(), "a core is as new when the next runtime gets it");
+        RETIRED.lock().push(self);
+    }
+
+    /// Whether nobody is left and nobody is counted. (A ring that no worker has collected counts
+    /// as one who searches, and whoever collects it will search.)
+    fn is_at_rest(&self) -> bool {
+        let staff = self.staff.lock();
+        // Relaxed, both: every thread that changed them has been joined.
+        let sleeping = self.sleeping.load(Ordering::Relaxed);
+        let searching = self.searching.load(Ordering::Relaxed);
+        let counted = [staff.live, staff.blocked, staff.callers, staff.spare, staff.called];
+        counted == [0; 5] && sleeping == 0 && searching <= 1
+    }
+
+    pub(crate) fn statistics(&self) -> Statistics {
+        let (live, blocked) = {
+            let staff = self.staff.lock();
+            (staff.live, staff.blocked)
+        };
+        Statistics {
+            // Relaxed, both: a momentary view.
+            fibers: self.fibers.load(Ordering::Relaxed),
+            workers: live - blocked,
+            idle: self.sleeping.load(Ordering::Relaxed).min(live - blocked),
+            blocked,
+        }
+    }
+
+    /// A worker could get no memory for a stack: gives others the time to return some.
+    pub(super) fn wait_for_memory(&self) {
+        const PAUSE: u64 = 1_000_000;
+        let never = AtomicU32::new(0);
+        kernel::futex_wait(&never, 0, Some(kernel::now() + PAUSE));
+    }
+
+    fn forever(&self) -> &'static Core {
+        // SAFETY: cores are leaked by `new`.
+        unsafe { &*std::ptr::from_ref(self) }
+    }
+}

@@ -1,0 +1,143 @@
+//! Who runs when, and on which thread.
+//!
+//! * A **fiber** is what runs (`fiber`).
+//! * A **worker** is an OS thread that runs fibers (`worker`).
+//! * A **processor** is what a worker needs to do so: a queue of runnable fibers, a timer wheel,
+//!   a handful of warm slots (`processor`). Everything in it that others may want can be taken
+//!   without the owner's help, so a worker that is stuck in a call holds nothing up.
+//! * A `Core` is one runtime: its processors, an `injector` for what comes from outside, a
+//!   driver for descriptors and time (`reactor`).
+//!
+//! A fiber that waits or yields switches straight to the next in its processor's queue; only
+//! when there is none, or every 64th time, to the worker's own stack, whose loop looks further:
+//! injector, descriptors, timers, other processors' queues, and at last sleep.
+//!
+//! # Why no wake-up is lost
+//!
+//! An idle worker sleeps in the driver (`epoll_wait`). Descriptors and the timerfd wake it by
+//! themselves; a fiber that becomes runnable by another fiber or thread must not be left lying
+//! while a worker sleeps. Two counters decide, `searching` and `sleeping`:
+//!
+//! * Whoever makes work (`Core::notify`): (1) puts it into a queue, (2) fence, (3) does nothing
+//!   if a worker is *searching*, else, if one is *sleeping*, makes `searching` 1 on its behalf
+//!   and rings the driver's eventfd, which wakes exactly one.
+//! * A worker that found nothing: (a) counts itself *sleeping* and no longer *searching*,
+//!   (b) fence, (c) looks at all queues once more, (d) sleeps.
+//!
+//! The two fences are in one order. If (2) comes before (b), the look in (c) finds the work. If
+//! (b) comes before (2), step (3) sees `sleeping`, and rings, or sees another worker searching;
+//! that one will go through (a)–(c) itself or find the work. A worker that searched and found
+//! something tells the next one (`Core::notify` again) if it was the last searching, since
+//! there may be more. The ring is not lost either: the eventfd is edge-triggered in the epoll set,
+//! so its event stays there until *some* worker collects it, and whoever does is then the one
+//! who searches.
+//!
+//! Timers: a worker arms the timerfd for the earliest deadline of all wheels between (b) and (d); a
+//! fiber that starts an earlier timer while somebody sleeps arms it itself (`timer_started`).
+//!
+//! One saving: a fiber that makes *one* other runnable, with an empty queue, usually parks right
+//! after, so nobody is woken for it. Should it compute on instead, the `monitor` notices.
+
+mod core;
+mod injector;
+mod monitor;
+mod processor;
+mod queue;
+mod worker;
+
+pub use self::core::{Options, Statistics};
+
+pub(crate) use self::core::Core;
+pub(crate) use self::processor::Processor;
+pub(crate) use self::worker::{enter_as_worker, leave};
+
+use std::ptr::NonNull;
+use std::sync::atomic::{Ordering, fence};
+
+use crate::fiber::{Control, Header, Kind, Runnable, TaskRef, current};
+use crate::wait::{Batch, Deadline};
+
+/// The core that a runnable belongs to.
+///
+/// # Safety
+/// The runnable is the caller's to schedule.
+unsafe fn core_of(runnable: NonNull<Runnable>) -> &'static Core {
+    // SAFETY: by contract; the kind says what the runnable is the first field of.
+    unsafe {
+        let task = match runnable.as_ref().kind {
+            Kind::Fresh => runnable.cast::<Header>(),
+            Kind::Started => runnable.cast::<Control>().as_ref().task(),
+        };
+        task.as_ref().core
+    }
+}
+
+/// Puts woken fibers where their runtimes will run them.
+pub(crate) fn schedule(mut batch: Batch) {
+    let here = processor::current();
+    while let Some(first) = batch.take() {
+        // SAFETY: a batch owns what is in it.
+        let core = unsafe { core_of(first) };
+        let mut same = Batch::new();
+        same.add(first);
+        // Nearly always all belong to one runtime: give it one run of them at a time.
+        while let Some(next) = batch.first {
+            // SAFETY: as above.
+            if !std::ptr::eq(unsafe { core_of(next) }, core) {
+                break;
+            }
+            batch.take();
+            same.add(next);
+        }
+        match here {
+            Some(processor) if std::ptr::eq(processor.core(), core) => processor.ready(same),
+            _ => core.inject(same),
+        }
+    }
+}
+
+/// Puts a task that has just been made where its runtime will run it.
+pub(crate) fn spawn(task: TaskRef) {
+    let core = task.core();
+    core.fiber_begins();
+    let mut batch = Batch::new();
+    batch.add(task.into_raw().cast());
+    schedule(batch);
+}
+
+/// The hook of a yielding switch: behind everyone else.
+unsafe extern "C" fn yielded(control: usize) -> usize {
+    let control = NonNull::new(control as *mut Control).expect("the hook's own argument");
+    // SAFETY: the fiber has been saved and is in no queue. The hook runs on the thread of the
+    // processor that the fiber was on, its owner.
+    unsafe { control.as_ref().processor().queue.push(control.cast()) };
+    0
+}
+
+/// Lets every other fiber that can run on this worker go first; on an OS thread that is no
+/// fiber, sched_yield(2).
+pub fn yield_now() {
+    let Some(control) = current() else {
+        // SAFETY: sched_yield(2) has no arguments.
+        let _ = unsafe { syscalls::syscall!(syscalls::Sysno::sched_yield) };
+        return;
+    };
+    // SAFETY: the caller's own control block.
+    let control = unsafe { control.as_ref() };
+    if control.processor().alone() {
+        return;
+    }
+    // SAFETY: `control` is the calling fiber's; `yielded` takes it as its argument.
+    unsafe { leave(control, yielded, std::ptr::from_ref(control) as usize) };
+}
+
+/// To be called when a timer has been started on `processor`: a sleeping worker must not
+/// oversleep it.
+pub(crate) fn timer_started(processor: &Processor, deadline: Deadline) {
+    let core = processor.core();
+    // SeqCst: see the module's essay; the timer's wheel has published it.
+    fence(Ordering::SeqCst);
+    if core.someone_sleeps() {
+        core.driver.arm(deadline.nanoseconds());
+    }
+}

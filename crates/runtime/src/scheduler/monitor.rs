@@ -1,0 +1,168 @@
+//! The monitor: one thread that notices what workers cannot notice themselves.
+//!
+//! * A worker that has been in one fiber for longer than [`PATIENCE`], while others wait for it or
+//!   nobody watches the descriptors, is stuck in a call that could not be interposed (a lock
+//!   inside libc whose holder is parked, a file, a system call made directly) or computes. It
+//!   ceases to count as a worker, and another thread takes its place: its queue and its timers are open to
+//!   all anyway. When it moves again it is one too many, and the next to find that out becomes a
+//!   spare thread.
+//! * Work lies in a queue while a worker sleeps, because whoever made it runnable computes on.
+//! * Slots that no fiber has needed for a while return their memory.
+//!
+//! It ticks only while some worker is awake: an idle process has no wake-ups.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use sleave_context::lock::Lock;
+
+use super::core::Core;
+use super::processor::Processor;
+use crate::fiber::space;
+use crate::kernel::{self, OsThread};
+
+/// Nanoseconds between two looks.
+const TICK: u64 = 5_000_000;
+/// Looks in a row at which a worker is in the same fiber, until it counts as stuck.
+const PATIENCE: u32 = 2;
+/// Looks between two rounds of returning memory.
+const TRIM: u32 = 400;
+/// Looks without any worker awake, until the monitor sleeps.
+const QUIET: u32 = 4;
+
+/// Runtimes to look after, and what was seen of their processors last time.
+static WATCHED: Lock<Vec<Watched>> = Lock::new(Vec::new());
+
+/// 1 while the monitor sleeps; a futex.
+static ASLEEP: AtomicU32 = AtomicU32::new(0);
+
+struct Watched {
+    core: &'static Core,
+    seen: Vec<Seen>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    switches: u64,
+    looks: u32,
+    /// CPU time of the worker's thread when it was first seen in this fiber.
+    cpu: u64,
+}
+
+/// Looks after `core` from now on.
+pub(super) fn watch(core: &'static Core) {
+    static STARTED: AtomicBool = AtomicBool::new(false);
+    WATCHED.lock().push(Watched { core, seen: Vec::new() });
+    // Relaxed: only one of several may start it.
+    if !STARTED.swap(true, Ordering::Relaxed)
+        && OsThread::start("sleave-monitor".into(), 128 << 10, monitor).is_err()
+    {
+        // Without it everything works that does not block; the next runtime tries again.
+        STARTED.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Looks after `core` no more.
+pub(super) fn forget(core: &'static Core) {
+    WATCHED.lock().retain(|watched| !std::ptr::eq(watched.core, core));
+}
+
+/// A worker has been woken: the monitor shall look again.
+#[inline]
+pub(super) fn awake() {
+    // SeqCst: the caller has counted itself awake before; the monitor says that it sleeps and then
+    // looks at that count. One of the two sees the other.
+    if ASLEEP.load(Ordering::SeqCst) != 0 && ASLEEP.swap(0, Ordering::Relaxed) != 0 {
+        kernel::futex_wake(ASLEEP.as_ptr() as usize, 1);
+    }
+}
+
+fn monitor() {
+    block_signals();
+    let never = AtomicU32::new(0);
+    let (mut quiet, mut until_trim) = (0, TRIM);
+    loop {
+        kernel::futex_wait(&never, 0, Some(kernel::now() + TICK));
+        let mut busy = false;
+        for watched in WATCHED.lock().iter_mut() {
+            busy |= look(watched);
+        }
+        until_trim -= 1;
+        if until_trim == 0 || quiet == QUIET {
+            until_trim = TRIM;
+            if let Ok(space) = space() {
+                space.trim();
+            }
+        }
+        quiet = if busy { 0 } else { quiet + 1 };
+        if quiet > QUIET {
+            quiet = 0;
+            // SeqCst: see `awake`.
+            ASLEEP.store(1, Ordering::SeqCst);
+            if WATCHED.lock().iter().all(|watched| watched.core.is_idle()) {
+                kernel::futex_wait(&ASLEEP, 1, None);
+            }
+            ASLEEP.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Looks at one runtime; whether any of its workers is awake.
+fn look(watched: &mut Watched) -> bool {
+    let core = watched.core;
+    let processors = core.processors();
+    watched.seen.resize(processors.len(), Seen::default());
+    let mut waiting = core.has_injected();
+    for (processor, seen) in processors.iter().zip(&mut watched.seen) {
+        waiting |= processor.queue.len() > 0;
+        // Relaxed, both: compared with what was read a tick ago.
+        let switches = processor.switches.load(Ordering::Relaxed);
+        if processor.running.load(Ordering::Relaxed).is_null() || switches != seen.switches {
+            *seen = Seen { switches, looks: 0, cpu: 0 };
+        } else {
+            seen.looks = seen.looks.saturating_add(1);
+        }
+    }
+    let unwatched = !core.someone_sleeps();
+    for (processor, seen) in processors.iter().zip(&mut watched.seen) {
+        // Relaxed: changed by the monitor, which this is, and by the worker when it moves.
+        if seen.looks >= PATIENCE
+            && unwatched
+            && !processor.blocked.load(Ordering::Relaxed)
+            && is_stuck(processor, seen)
+        {
+            core.block(processor);
+        }
+    }
+    if waiting {
+        core.notify();
+    }
+    !core.is_idle()
+}
+
+/// Whether the worker of `processor`, in one fiber for a while, will stay there: it sleeps in a
+/// call, or it computes. One that merely waits for a CPU among other threads does neither; another
+/// thread would only wait beside it.
+fn is_stuck(processor: &Processor, seen: &mut Seen) -> bool {
+    // Relaxed: a number that leads nowhere is found out below.
+    let thread = processor.thread.load(Ordering::Relaxed);
+    let Some(cpu) = kernel::cpu_time(thread) else { return false };
+    if seen.cpu == 0 {
+        seen.cpu = cpu;
+    }
+    cpu - seen.cpu >= u64::from(PATIENCE) * TICK || !kernel::is_runnable(thread)
+}
+
+/// Signals are for the program's threads and fibers.
+fn block_signals() {
+    let all = u64::MAX;
+    // SAFETY: rt_sigprocmask(2) reads a mask of eight bytes.
+    let _ = unsafe {
+        syscalls::syscall!(
+            syscalls::Sysno::rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const all,
+            0usize,
+            8usize
+        )
+    };
+}

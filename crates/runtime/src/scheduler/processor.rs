@@ -1,0 +1,212 @@
+//! A processor: what a worker runs fibers with.
+
+use std::cell::{Cell, UnsafeCell};
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+use sleave_context::Context;
+
+use super::core::Core;
+use super::queue::Queue;
+use crate::fiber::{self, Control, Header, Runnable, Space};
+use crate::wait::Batch;
+use crate::wait::timer::Wheel;
+
+/// How many free slots a processor keeps for itself, and how many it moves at a time.
+const SLOTS: usize = 64;
+
+/// What belongs to one worker; never freed, only passed on.
+///
+/// Fields marked *owner* are touched only by the thread that runs on this processor: by its
+/// fibers and on its own stack, never both at once.
+pub(crate) struct Processor {
+    core: &'static Core,
+    pub(crate) queue: Queue,
+    pub(crate) timers: Wheel,
+
+    /// Owner: the worker's own stack, while a fiber runs.
+    pub(super) context: UnsafeCell<Context>,
+    /// Owner: the worker's own thread pointer.
+    pub(super) thread_pointer: Cell<usize>,
+    /// Owner: what the worker's own stack shall run first.
+    pub(super) handoff: Cell<Option<NonNull<Runnable>>>,
+    /// Owner: counts as one of `Core::searching`.
+    pub(super) searching: Cell<bool>,
+    /// Owner: state of the generator that chooses whom to steal from.
+    random: Cell<u32>,
+    /// Owner: free slots of the runtime's usual size, the warmest first.
+    slots: Cell<*mut Control>,
+    slot_count: Cell<usize>,
+
+    /// The fiber that runs; null on the worker's own stack. Written by the owner.
+    pub(crate) running: AtomicPtr<Control>,
+    /// Counts switches: who finds it unchanged knows that the worker is in one fiber since.
+    /// Written by the owner.
+    pub(crate) switches: AtomicU64,
+    /// The kernel's id of the worker's thread; 0 while there is none.
+    pub(super) thread: AtomicU32,
+    /// The monitor has found the worker stuck. Changed under the lock of the core's staff.
+    pub(super) blocked: AtomicBool,
+}
+
+// SAFETY: fields marked *owner* are touched by the owning thread only; the others are made to
+// be shared.
+unsafe impl Sync for Processor {}
+// SAFETY: the ownership passes from thread to thread under the core's lock.
+unsafe impl Send for Processor {}
+
+thread_local! {
+    /// Of a worker, on its own stack: its processor. (A fiber finds its processor in its control
+    /// block, and has a thread-local of this name that stays empty.)
+    static OWN: Cell<Option<&'static Processor>> = const { Cell::new(None) };
+}
+
+/// The processor that the caller runs on, as a fiber or as a worker.
+pub(crate) fn current() -> Option<&'static Processor> {
+    match fiber::current() {
+        // SAFETY: the caller's own control block.
+        Some(control) => unsafe { control.as_ref() }.processor.get(),
+        None => OWN.get(),
+    }
+}
+
+impl Processor {
+    pub(super) fn new(core: &'static Core, index: usize) -> Processor {
+        Processor {
+            core,
+            queue: Queue::new(),
+            timers: Wheel::new(),
+            context: UnsafeCell::new(Context::empty()),
+            thread_pointer: Cell::new(0),
+            handoff: Cell::new(None),
+            searching: Cell::new(false),
+            random: Cell::new(index as u32 * 2 + 1),
+            slots: Cell::new(null_mut()),
+            slot_count: Cell::new(0),
+            running: AtomicPtr::new(null_mut()),
+            switches: AtomicU64::new(0),
+            thread: AtomicU32::new(0),
+            blocked: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn core(&self) -> &'static Core {
+        self.core
+    }
+
+    /// Makes this the calling thread's processor, or takes it away.
+    pub(super) fn own(&'static self, yes: bool) {
+        OWN.set(yes.then_some(self));
+        self.thread_pointer.set(crate::identity::thread_pointer());
+        // Relaxed: read by the monitor, which checks what the number leads to.
+        self.thread.store(if yes { crate::kernel::gettid() } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Queues fibers that have become runnable. The owner calls.
+    pub(crate) fn ready(&self, mut batch: Batch) {
+        let several = batch.count > 1;
+        while let Some(runnable) = batch.take() {
+            // SAFETY: the owner calls; the batch owned the runnable.
+            unsafe { self.queue.push(runnable) };
+        }
+        // One alone is left to this worker, see the essay in `mod.rs`.
+        if several || self.queue.len() > 1 {
+            self.core.notify();
+        }
+    }
+
+    /// Whether nobody waits for this worker's time. The owner calls.
+    pub(super) fn alone(&self) -> bool {
+        // Counted only if it takes the place of a switch: two counts for one would step over every
+        // 64th. That one is let through, so that the worker looks further even so.
+        self.queue.len() == 0
+            && self.core.injector.len() == 0
+            && !self.count_switch().is_multiple_of(64)
+    }
+
+    /// Counts a switch; the owner calls.
+    #[inline]
+    pub(super) fn count_switch(&self) -> u64 {
+        // Relaxed: the owner is the only writer, readers compare two readings of their own.
+        let count = self.switches.load(Ordering::Relaxed) + 1;
+        self.switches.store(count, Ordering::Relaxed);
+        count
+    }
+
+    /// A number below `bound`. The owner calls.
+    pub(super) fn random(&self, bound: usize) -> usize {
+        // Marsaglia, "Xorshift RNGs", 2003.
+        let mut x = self.random.get();
+        x ^= x << 13;
+        x ^= x >> 17;
+        x ^= x << 5;
+        self.random.set(x);
+        ((u64::from(x) * bound as u64) >> 32) as usize
+    }
+
+    /// A slot for `task`, if this processor has a warm one of the right size. The owner calls.
+    pub(super) fn warm_slot(&self, task: NonNull<Header>) -> Option<NonNull<Control>> {
+        // SAFETY: the task is in the caller's hands.
+        if unsafe { task.as_ref() }.stack != self.core.slot_size() {
+            return None;
+        }
+        let slot = NonNull::new(self.slots.get())?;
+        // SAFETY: a free slot keeps its control block. Relaxed: the owner's own list.
+        let next = unsafe { slot.as_ref() }.link.next.load(Ordering::Relaxed);
+        self.slots.set(next.cast());
+        self.slot_count.set(self.slot_count.get() - 1);
+        Some(slot)
+    }
+
+    /// Takes back the slot of a fiber that has ended. The owner calls.
+    ///
+    /// # Safety
+    /// Nothing runs on the slot any more.
+    pub(super) unsafe fn keep_slot(&self, space: &Space, slot: NonNull<Control>) {
+        // SAFETY: by contract, here and for all in the list. Relaxed: the owner's own list.
+        unsafe {
+            if slot.as_ref().slot.size() != self.core.slot_size() {
+                space.give(slot, slot, 1);
+                return;
+            }
+            slot.as_ref().link.next.store(self.slots.get().cast(), Ordering::Relaxed);
+            self.slots.set(slot.as_ptr());
+            self.slot_count.set(self.slot_count.get() + 1);
+            if self.slot_count.get() >= 2 * SLOTS {
+                self.shed_slots(space, SLOTS);
+            }
+        }
+    }
+
+    /// Gives all but the `keep` warmest slots to the common list. The owner calls, or whoever
+    /// has taken the processor over.
+    pub(super) fn shed_slots(&self, space: &Space, keep: usize) {
+        let surplus = self.slot_count.get().saturating_sub(keep);
+        if surplus == 0 {
+            return;
+        }
+        let mut last_kept: Option<NonNull<Control>> = None;
+        let mut slot = self.slots.get();
+        let after = |slot: NonNull<Control>| {
+            // SAFETY: a slot in this list. Relaxed: the owner's own list.
+            unsafe { slot.as_ref() }.link.next.load(Ordering::Relaxed).cast::<Control>()
+        };
+        for _ in 0..keep {
+            last_kept = NonNull::new(slot);
+            slot = last_kept.map_or(null_mut(), after);
+        }
+        let Some(first) = NonNull::new(slot) else { return };
+        let mut last = first;
+        while let Some(next) = NonNull::new(after(last)) {
+            last = next;
+        }
+        match last_kept {
+            // SAFETY: as above.
+            Some(kept) => unsafe { kept.as_ref() }.link.next.store(null_mut(), Ordering::Relaxed),
+            None => self.slots.set(null_mut()),
+        }
+        self.slot_count.set(self.slot_count.get() - surplus);
+        // SAFETY: they have left this list and nothing runs on them.
+        unsafe { space.give(first, last, surplus) };
+    }
+}

@@ -1,0 +1,355 @@
+//! The worker: a thread that runs fibers, and the switches between them.
+//!
+//! ```text
+//!   worker's own stack          fiber A               fiber B
+//!   work() ── resume ─────────▶ runs
+//!                               waits: leave() ─────▶ runs            straight, A's hook on B's stack
+//!                                                     waits: leave(),
+//!   hook of B, next, sleep … ◀─────────────────────── queue empty
+//! ```
+//!
+//! A fiber begins in [`fiber_main`] on a fresh stack and ends there: destructors of its
+//! thread-locals, then joiners may go on, then a last switch whose hook takes the slot back; by then
+//! nothing runs on it.
+
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::Ordering;
+
+use sleave_context::{Context, FpControl, Hook, swap};
+
+use super::core::Core;
+use super::processor::Processor;
+use crate::fiber::{Control, Header, Kind, Runnable, Space, TaskRef, prepare_thread, space};
+use crate::wait::Batch;
+
+/// How many rounds over the others' queues before a worker gives up.
+const STEAL_ROUNDS: usize = 4;
+
+fn the_space() -> &'static Space {
+    space().expect("a runtime that has workers has a space")
+}
+
+/// What is switched to.
+#[derive(Clone, Copy)]
+struct Target {
+    context: *const Context,
+    thread_pointer: usize,
+}
+
+/// Switches from the fiber `control`, the caller's, to whatever is next. `hook(argument)` runs
+/// when its registers are saved. Returns when somebody resumes it.
+///
+/// # Safety
+/// `control` is the calling fiber's. The hook sees to it that the fiber is resumed at most once.
+pub(crate) unsafe fn leave(control: &Control, hook: Hook, argument: usize) {
+    // While the runtime is at work here, and until this fiber runs again, a signal handler's
+    // calls pass through.
+    control.bypass.set(control.bypass.get() + 1);
+    let fp = FpControl::save();
+    // SAFETY: by contract.
+    unsafe { depart(control, hook, argument) };
+    fp.restore();
+    control.bypass.set(control.bypass.get() - 1);
+}
+
+/// The switch of [`leave`] and of a fiber's end.
+///
+/// # Safety
+/// As for [`leave`].
+#[inline(always)]
+unsafe fn depart(control: &Control, hook: Hook, argument: usize) {
+    let processor = control.processor();
+    let target = processor.next_target();
+    // SAFETY: the target is suspended and ours to run. The new identity is in force for the few
+    // instructions that are left on this stack, none of which uses a thread-local.
+    unsafe {
+        the_space().kit.enter(target.thread_pointer);
+        swap(control.context.get(), target.context, Some(hook), argument);
+    }
+}
+
+impl Processor {
+    /// The next fiber of the own queue, or the worker's own stack.
+    #[inline]
+    fn next_target(&'static self) -> Target {
+        if !self.count_switch().is_multiple_of(64) {
+            // SAFETY: the owner calls.
+            if let Some(next) = unsafe { self.queue.pop() } {
+                // SAFETY: it has left the queue and is ours to run.
+                match unsafe { self.started(next) } {
+                    Some(control) => return self.target(control),
+                    None => self.handoff.set(Some(next)),
+                }
+            }
+        }
+        // Relaxed: for observers only.
+        self.running.store(null_mut(), Ordering::Relaxed);
+        Target { context: self.context.get(), thread_pointer: self.thread_pointer.get() }
+    }
+
+    /// Makes `control` the fiber that runs.
+    #[inline]
+    fn target(&'static self, control: NonNull<Control>) -> Target {
+        // SAFETY: the fiber is ours to run.
+        let fiber = unsafe { control.as_ref() };
+        fiber.processor.set(Some(self));
+        // Relaxed: for observers only.
+        self.running.store(control.as_ptr(), Ordering::Relaxed);
+        Target { context: fiber.context.get(), thread_pointer: fiber.thread_pointer }
+    }
+
+    /// The control block of `runnable`; a fresh task gets a warm slot if there is one.
+    ///
+    /// # Safety
+    /// The runnable has left its queue and is the caller's.
+    #[inline]
+    unsafe fn started(&self, runnable: NonNull<Runnable>) -> Option<NonNull<Control>> {
+        // SAFETY: by contract; the kind says what it is the first field of.
+        unsafe {
+            match runnable.as_ref().kind {
+                Kind::Started => Some(runnable.cast()),
+                Kind::Fresh => {
+                    let control = self.warm_slot(runnable.cast())?;
+                    begin(control, runnable.cast());
+                    Some(control)
+                }
+            }
+        }
+    }
+
+    /// Runs `runnable` from the worker's own stack until some fiber comes back here.
+    ///
+    /// # Safety
+    /// As for [`Processor::started`]; the caller is on the worker's own stack.
+    unsafe fn resume(&'static self, runnable: NonNull<Runnable>) {
+        // SAFETY: by contract.
+        let control = match unsafe { self.started(runnable) } {
+            Some(control) => control,
+            None => {
+                let task = runnable.cast::<Header>();
+                // SAFETY: a fresh task that is ours.
+                match the_space().take(unsafe { task.as_ref() }.stack) {
+                    Ok(control) => {
+                        // SAFETY: the slot is ours as well.
+                        unsafe { begin(control, task) };
+                        control
+                    }
+                    Err(_) => {
+                        // No memory for another stack now. Those that run will end or wait for
+                        // something; behind them it is tried again.
+                        // SAFETY: the owner calls; the task is in no queue.
+                        unsafe { self.queue.push(runnable) };
+                        self.core().wait_for_memory();
+                        return;
+                    }
+                }
+            }
+        };
+        self.count_switch();
+        let target = self.target(control);
+        // SAFETY: the fiber is suspended and ours to run; whoever leaves to this stack restores
+        // its identity.
+        unsafe {
+            the_space().kit.enter(target.thread_pointer);
+            swap(self.context.get(), target.context, None, 0);
+        }
+    }
+}
+
+/// Prepares the slot to run `task` from its beginning.
+///
+/// # Safety
+/// Both are the caller's.
+unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
+    // SAFETY: by contract; the stack below the control block is the new fiber's.
+    unsafe {
+        let fiber = control.as_ref();
+        the_space().refresh(fiber);
+        fiber.task.set(Some(task));
+        fiber.bypass.set(1);
+        *fiber.context.get() =
+            Context::new(control.as_ptr().cast(), fiber_main, control.as_ptr() as usize);
+    }
+}
+
+/// Where every fiber begins and ends.
+unsafe extern "C" fn fiber_main(control: usize, _: usize) -> ! {
+    // SAFETY: `begin` passed the fiber's own control block.
+    let control = unsafe { &*(control as *const Control) };
+    let kit = the_space().kit;
+    FpControl::DEFAULT.restore();
+    // SAFETY: the fiber's identity is in force, and this is its first act.
+    unsafe { kit.start() };
+    control.bypass.set(0);
+    // SAFETY: `begin` passed the runner's reference.
+    let task = unsafe { TaskRef::from_raw(control.task()) };
+    // SAFETY: once, by the fiber that the task was started on.
+    unsafe { task.run() };
+    // SAFETY: nothing of the program runs here after its destructors.
+    unsafe { kit.finish_with(|mutex| wake_heir(mutex as usize)) };
+    control.bypass.set(1);
+    let core = task.core();
+    task.finish();
+    control.task.set(None);
+    core.fiber_ends();
+    task.tell();
+    drop(task);
+    // SAFETY: the hook gives the slot away; nobody resumes this fiber.
+    unsafe { depart(control, ended, std::ptr::from_ref(control) as usize) };
+    unreachable!("a fiber that has ended was resumed");
+}
+
+/// Wakes one who waits for a robust mutex whose owner has ended, be it a fiber or a thread.
+fn wake_heir(mutex: usize) {
+    if crate::wait::futex::wake(mutex, 1, u32::MAX) == 0 {
+        crate::kernel::futex_wake_shared(mutex, 1);
+    }
+}
+
+/// The hook of a fiber's last switch.
+unsafe extern "C" fn ended(control: usize) -> usize {
+    let control = NonNull::new(control as *mut Control).expect("the hook's own argument");
+    // SAFETY: the fiber has left its stack for good; the hook runs on the owner's thread.
+    unsafe { control.as_ref().processor().keep_slot(the_space(), control) };
+    0
+}
+
+/// The body of a worker's thread: runs fibers until the runtime stops.
+pub(super) fn worker_main(core: &'static Core) {
+    prepare_thread();
+    the_space().kit.adopt_thread();
+    loop {
+        let processor = core.take_processor();
+        processor.own(true);
+        // A worker is started because there is work to be found.
+        processor.searching.set(true);
+        loop {
+            work(processor, &|| core.is_crowded(processor));
+            if core.leaves_crowd() {
+                break;
+            }
+        }
+        retire(processor);
+        if !core.spare() {
+            return;
+        }
+    }
+}
+
+/// Runs fibers on the calling thread until `task` has ended.
+pub(crate) fn enter_as_worker(core: &'static Core, task: &TaskRef) {
+    prepare_thread();
+    the_space().kit.adopt_thread();
+    let processor = core.take_processor();
+    processor.own(true);
+    let fp = FpControl::save();
+    work(processor, &|| task.is_done());
+    fp.restore();
+    core.driver.await_bell();
+    core.caller_leaves(processor);
+    retire(processor);
+    // What is left is somebody else's now.
+    core.notify();
+}
+
+/// Leaves a processor in a state in which the next worker can take it over.
+fn retire(processor: &'static Processor) {
+    let core = processor.core();
+    let mut rest = Batch::new();
+    // SAFETY: the owner calls.
+    while let Some(runnable) = unsafe { processor.queue.pop() } {
+        rest.add(runnable);
+    }
+    processor.shed_slots(the_space(), 0);
+    core.stop_searching(processor);
+    processor.own(false);
+    core.give_processor(processor);
+    if rest.first.is_some() {
+        core.inject(rest);
+    }
+}
+
+/// The loop of a worker, on its own stack.
+fn work(processor: &'static Processor, done: &dyn Fn() -> bool) {
+    let core = processor.core();
+    let mut last_look = 0;
+    loop {
+        if let Some(next) = processor.handoff.take() {
+            // SAFETY: `next_target` left it to us.
+            unsafe { processor.resume(next) };
+            continue;
+        }
+        if done() {
+            return;
+        }
+        // Every so often look at what a long queue of runnable fibers would keep waiting.
+        let now = crate::kernel::now();
+        if now - last_look > Core::LOOK_EVERY {
+            last_look = now;
+            look_around(processor, now);
+        }
+        // SAFETY: the owner calls.
+        if let Some(next) = unsafe { processor.queue.pop() } {
+            core.found(processor);
+            // SAFETY: it has left the queue.
+            unsafe { processor.resume(next) };
+            continue;
+        }
+        if let Some(next) = find(processor) {
+            core.found(processor);
+            // SAFETY: it has left the queue that it was in.
+            unsafe { processor.resume(next) };
+            continue;
+        }
+        core.sleep(processor, done);
+    }
+}
+
+/// Brings to the own queue what waits elsewhere: in the injector, the driver, the wheels.
+fn look_around(processor: &'static Processor, now: u64) {
+    let core = processor.core();
+    let share = core.injector.len() / core.active().max(1) + 1;
+    for mut batch in [core.injector.pop(share.min(128)), core.due(now)] {
+        while let Some(runnable) = batch.take() {
+            // SAFETY: the owner calls; the batch owned it.
+            unsafe { processor.queue.push(runnable) };
+        }
+    }
+    core.poll(processor, false);
+    if processor.queue.len() > 1 {
+        core.notify();
+    }
+}
+
+/// Looks for something to run everywhere.
+fn find(processor: &'static Processor) -> Option<NonNull<Runnable>> {
+    let core = processor.core();
+    look_around(processor, crate::kernel::now());
+    // SAFETY: the owner calls, here and below.
+    if let Some(next) = unsafe { processor.queue.pop() } {
+        return Some(next);
+    }
+    if !core.start_searching(processor) {
+        return None;
+    }
+    for _ in 0..STEAL_ROUNDS {
+        let processors = core.processors();
+        let first = processor.random(processors.len());
+        for victim in processors.iter().cycle().skip(first).take(processors.len()) {
+            if std::ptr::eq(*victim, processor) {
+                continue;
+            }
+            // SAFETY: the thief's queue is the caller's.
+            if let Some(stolen) = unsafe { victim.queue.steal(&processor.queue) } {
+                return Some(stolen);
+            }
+        }
+        if core.injector.len() > 0 {
+            look_around(processor, crate::kernel::now());
+            // SAFETY: as above.
+            return unsafe { processor.queue.pop() };
+        }
+        std::hint::spin_loop();
+    }
+    None
+}

@@ -1,0 +1,264 @@
+//! Spawning: `std::thread`'s face, with fibers behind it.
+//!
+//! Where fibers cannot have identities of their own, each is an OS thread, made by std. That is the
+//! honest fallback: whatever was said about safety stays true, only the scale is the kernel's.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+
+use crate::fiber::{self, Fiber, Task, TaskRef, Watcher, space};
+use crate::runtime::{CoreRef, Runtime, here};
+use crate::scheduler;
+
+/// A fiber factory: name and stack size, as [`std::thread::Builder`].
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let fiber = sleave_runtime::Builder::new()
+///     .name("reader")
+///     .stack_size(1 << 20)
+///     .spawn(|| sleave_runtime::current().unwrap().name().map(str::to_owned))?;
+/// assert_eq!(fiber.join().unwrap().as_deref(), Some("reader"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Default)]
+#[must_use = "a builder does nothing until it spawns"]
+pub struct Builder {
+    name: Option<String>,
+    stack: Option<usize>,
+}
+
+/// What spawning gives.
+pub(crate) enum Spawned<T> {
+    Fiber(Task<T>),
+    Thread(Task<T>, thread::JoinHandle<()>),
+}
+
+impl<T> Spawned<T> {
+    pub(crate) fn join(self) -> thread::Result<T> {
+        match self {
+            Spawned::Fiber(task) => task.join(),
+            Spawned::Thread(task, thread) => {
+                // The result is there when the thread's locals are gone, as for a fiber.
+                thread.join().expect("the thread of a fiber does not panic itself");
+                task.join()
+            }
+        }
+    }
+
+    pub(crate) fn task(&self) -> &TaskRef {
+        match self {
+            Spawned::Fiber(task) | Spawned::Thread(task, _) => task.task(),
+        }
+    }
+}
+
+thread_local! {
+    /// What an OS thread that stands for a fiber runs.
+    static STANDS_FOR: RefCell<Option<TaskRef>> = const { RefCell::new(None) };
+}
+
+impl Builder {
+    /// A builder of fibers without a name, with the runtime's usual stack.
+    pub fn new() -> Builder {
+        Builder::default()
+    }
+
+    /// The fiber's name, which reports of panics in the runtime and of overflows show.
+    pub fn name(mut self, name: impl Into<String>) -> Builder {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// At least so many usable bytes of stack. Memory is committed as it is touched; the address
+    /// space is a power of two that also holds guard and identity.
+    pub fn stack_size(mut self, bytes: usize) -> Builder {
+        self.stack = Some(bytes);
+        self
+    }
+
+    /// Spawns a fiber on the runtime of the calling fiber, or on the default one.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a stack that is too large; `OutOfMemory`; what pthread_create(3) says
+    /// if not even one worker can be started; and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build)
+    /// if this starts the default runtime.
+    pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        // SAFETY: closure and result are Send and 'static.
+        Ok(JoinHandle::new(unsafe { self.spawn_unchecked(here()?, None, f) }?))
+    }
+
+    /// Spawns a fiber on `runtime`.
+    ///
+    /// # Errors
+    /// As [`Builder::spawn`].
+    pub fn spawn_on<F, T>(self, runtime: &Runtime, f: F) -> io::Result<JoinHandle<T>>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        // SAFETY: closure and result are Send and 'static.
+        Ok(JoinHandle::new(unsafe { self.spawn_unchecked(runtime.core(), None, f) }?))
+    }
+
+    /// # Safety
+    /// As [`Task::new`].
+    pub(crate) unsafe fn spawn_unchecked<F, T>(
+        self,
+        core: CoreRef,
+        watcher: Option<Arc<dyn Watcher>>,
+        f: F,
+    ) -> io::Result<Spawned<T>>
+    where
+        F: FnOnce() -> T,
+    {
+        let CoreRef(core) = core;
+        let Ok(space) = space() else {
+            // SAFETY: by contract.
+            return unsafe { self.spawn_thread(CoreRef(core), watcher, f) };
+        };
+        let stack = match self.stack {
+            None => core.slot_size(),
+            wish => space.slot_size(wish)?,
+        };
+        if !fiber::in_fiber() {
+            core.ensure_worker()?;
+        }
+        // SAFETY: by contract.
+        let (task, runner) = unsafe { Task::new(core, self.name, stack, watcher, f) };
+        scheduler::spawn(runner);
+        Ok(Spawned::Fiber(task))
+    }
+
+    /// The fallback: an OS thread that stands for the fiber.
+    ///
+    /// # Safety
+    /// As [`Task::new`].
+    unsafe fn spawn_thread<F, T>(
+        self,
+        core: CoreRef,
+        watcher: Option<Arc<dyn Watcher>>,
+        f: F,
+    ) -> io::Result<Spawned<T>>
+    where
+        F: FnOnce() -> T,
+    {
+        let CoreRef(core) = core;
+        let mut builder = thread::Builder::new();
+        if let Some(name) = &self.name {
+            builder = builder.name(name.clone());
+        }
+        match (self.stack, core.slot_size()) {
+            (Some(stack), _) => builder = builder.stack_size(stack),
+            (None, 0) => {}
+            (None, stack) => builder = builder.stack_size(stack),
+        }
+        // SAFETY: by contract.
+        let (task, runner) = unsafe { Task::new(core, self.name, 0, watcher, f) };
+        core.fiber_begins();
+        let thread = builder.spawn(move || {
+            STANDS_FOR.set(Some(runner.clone()));
+            // SAFETY: once, by the thread that was started for it.
+            unsafe { runner.run() };
+            runner.finish();
+            core.fiber_ends();
+            runner.tell();
+        });
+        match thread {
+            Ok(thread) => Ok(Spawned::Thread(task, thread)),
+            Err(e) => {
+                core.fiber_ends();
+                Err(e)
+            }
+        }
+    }
+}
+
+/// An owned permission to join a fiber: to wait for its end and take its result. Dropped, it
+/// leaves the fiber running by itself. As [`std::thread::JoinHandle`].
+pub struct JoinHandle<T> {
+    spawned: Spawned<T>,
+    fiber: Fiber,
+}
+
+// SAFETY: the handle gives access to the result only, once and to its owner: `T: Send` was asked
+// for when the fiber was spawned.
+unsafe impl<T> Send for JoinHandle<T> {}
+// SAFETY: a shared handle gives access to name, number and state only.
+unsafe impl<T> Sync for JoinHandle<T> {}
+
+impl<T> JoinHandle<T> {
+    pub(crate) fn new(spawned: Spawned<T>) -> JoinHandle<T> {
+        let fiber = Fiber(spawned.task().clone());
+        JoinHandle { spawned, fiber }
+    }
+
+    /// Waits for the fiber to end, its thread-locals destroyed, and returns its result, or the payload of its panic.
+    /// Called on a fiber, it parks that fiber; on a thread, it blocks the thread.
+    ///
+    /// # Errors
+    /// The payload of the panic that ended the fiber.
+    pub fn join(self) -> thread::Result<T> {
+        self.spawned.join()
+    }
+
+    /// Whether the fiber has ended, so that [`JoinHandle::join`] would not wait.
+    pub fn is_finished(&self) -> bool {
+        self.spawned.task().is_done()
+    }
+
+    /// The fiber's name and number.
+    pub fn fiber(&self) -> &Fiber {
+        &self.fiber
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle").field("fiber", &self.fiber).finish_non_exhaustive()
+    }
+}
+
+/// Spawns a fiber, on the runtime of the calling fiber or on the default one. As
+/// [`std::thread::spawn`]: the same bounds, the same safety, the same handling of panics.
+///
+/// # Panics
+/// If no fiber can be made; [`Builder::spawn`] returns that as an error.
+///
+/// # Examples
+///
+/// ```
+/// let fiber = sleave_runtime::spawn(|| 6 * 7);
+/// assert_eq!(fiber.join().unwrap(), 42);
+/// ```
+pub fn spawn<F, T>(f: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + Send + 'static,
+    T: Send + 'static,
+{
+    Builder::new().spawn(f).expect("failed to spawn fiber")
+}
+
+/// The calling fiber; `None` on a thread that is none.
+pub fn current() -> Option<Fiber> {
+    let task = match fiber::current() {
+        // SAFETY: the caller's own control block; a running fiber holds a reference to its
+        // task, of which this makes another.
+        Some(control) => unsafe {
+            let own = std::mem::ManuallyDrop::new(TaskRef::from_raw(control.as_ref().task.get()?));
+            Some(TaskRef::clone(&own))
+        },
+        None => STANDS_FOR.try_with(|task| task.borrow().clone()).ok().flatten(),
+    };
+    task.map(Fiber)
+}
