@@ -1,0 +1,153 @@
+//! The descriptor itself: `close dup dup2 dup3 fcntl ioctl`.
+//!
+//! None of them parks. They tell the table and the reactor what happens to a number, whoever
+//! calls, fiber or thread:
+//!
+//! ```text
+//!   close(n)        n means nothing: forget, wake whoever waits on it with EBADF, then close
+//!   dup(o) = n      n is new; o and n share a description: ask the kernel before each park
+//!   dup2(o, n)      close(n), then the same; only if o is open and the call will succeed
+//!   F_SETFL, FIONBIO     the program's own O_NONBLOCK
+//!   F_GETFL         without the O_NONBLOCK that `connect` has borrowed for a moment
+//! ```
+//!
+//! A close that takes long (`SO_LINGER`, a file on a network) blocks the worker, and the monitor
+//! gives its other fibers to another thread; so does `F_SETLKW`.
+//!
+//! `fcntl` and `ioctl` are variadic in C. They are defined with one word instead, since on
+//! x86-64 and AArch64 Linux a variadic integer or pointer travels where a fixed one does; a word
+//! that the caller did not pass goes to a command that does not look at it.
+//!
+//! Sources: close(2), dup(2), fcntl(2), ioctl_tty(2) on `FIONBIO`; System V AMD64 psABI, AAPCS64.
+
+use std::ffi::{c_int, c_ulong};
+
+use sleave_runtime::reactor;
+
+use crate::table::State;
+use crate::{errno, kernel, next, table};
+
+/// `new` has become another name of what `old` names.
+fn duplicated(old: c_int, new: c_int) {
+    table::duplicated(old, new);
+    reactor::shared(old);
+    reactor::opened(new);
+    reactor::shared(new);
+}
+
+/// close(2)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn close(fd: c_int) -> c_int {
+    // Before the number is free: afterwards it may be somebody else's already.
+    table::forget(fd);
+    // SAFETY: the caller's argument for the same function.
+    let call = || errno::kernel_form(unsafe { next::close(fd) });
+    errno::finish_int(reactor::close(fd, call))
+}
+
+/// dup(2)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
+    // SAFETY: the caller's argument for the same function.
+    let new = unsafe { next::dup(fd) };
+    if new >= 0 {
+        duplicated(fd, new);
+    }
+    new
+}
+
+/// The part of dup2 and dup3 that they share: `call` makes `new` name what `old` names.
+unsafe fn replace(old: c_int, new: c_int, call: impl FnOnce() -> c_int) -> c_int {
+    if old == new || !kernel::is_open(old) || !kernel::is_open(new) {
+        // Nothing is closed: an error, no change at all, or a number that was free.
+        let result = call();
+        if result >= 0 && old != new {
+            duplicated(old, result);
+        }
+        return result;
+    }
+    table::forget(new);
+    let result = errno::finish_int(reactor::close(new, || errno::kernel_form(call())));
+    if result >= 0 {
+        duplicated(old, result);
+    }
+    result
+}
+
+/// dup2(2)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { replace(old, new, || next::dup2(old, new)) }
+}
+
+/// dup3(2)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+    if flags & !libc::O_CLOEXEC != 0 {
+        // SAFETY: the caller's arguments for the same function, which refuses them.
+        return unsafe { next::dup3(old, new, flags) };
+    }
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { replace(old, new, || next::dup3(old, new, flags)) }
+}
+
+/// The program has set its own `O_NONBLOCK`.
+fn set_nonblocking(fd: c_int, on: bool) {
+    if let Some(entry) = table::existing(fd) {
+        entry.set_nonblocking(on);
+    }
+}
+
+/// The work of `fcntl` and `fcntl64`; `call` is the C library's function of that name.
+unsafe fn control(
+    fd: c_int,
+    command: c_int,
+    argument: usize,
+    call: unsafe fn(c_int, c_int, usize) -> c_int,
+) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    let result = unsafe { call(fd, command, argument) };
+    if result < 0 {
+        return result;
+    }
+    match command {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => duplicated(fd, result),
+        libc::F_SETFL => set_nonblocking(fd, argument as c_int & libc::O_NONBLOCK != 0),
+        libc::F_GETFL => {
+            let state = table::existing(fd).map(|entry| entry.state());
+            if let Some(state) = state.filter(|state| state.has(State::BORROWED)) {
+                let own = if state.has(State::NONBLOCKING) { libc::O_NONBLOCK } else { 0 };
+                return result & !libc::O_NONBLOCK | own;
+            }
+        }
+        _ => {}
+    }
+    result
+}
+
+/// fcntl(2)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { control(fd, command, argument, next::fcntl) }
+}
+
+/// `fcntl` as glibc's headers name it with 64-bit file offsets.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { control(fd, command, argument, next::fcntl64) }
+}
+
+/// ioctl(2)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    let result = unsafe { next::ioctl(fd, request, argument) };
+    if result >= 0 && request == libc::FIONBIO as c_ulong {
+        // SAFETY: ioctl(2): FIONBIO has read an int there.
+        set_nonblocking(fd, unsafe { (argument as *const c_int).read_unaligned() } != 0);
+    }
+    result
+}

@@ -1,0 +1,221 @@
+//! The kernel, called directly: the tries that must not block, and what a fiber does when a
+//! call has to block after all.
+//!
+//! Every function answers as the kernel does, a result or an error number below zero, and sets
+//! no `errno` (see `errno.rs`). They are thin on purpose: what they add to the instruction is a
+//! name, a type, and the form of "without blocking" for their kind of descriptor:
+//!
+//! | kind | without blocking | why not `O_NONBLOCK` |
+//! |---|---|---|
+//! | socket | `MSG_DONTWAIT` | the flag belongs to the open file description, which another process may share |
+//! | anything else | `RWF_NOWAIT` of preadv2(2), pwritev2(2) with offset -1 | the same |
+//!
+//! Sources: recv(2), send(2), readv(2), poll(2), and `fs/read_write.c`, `net/socket.c` of Linux.
+
+use std::ffi::{c_int, c_short, c_uint, c_void};
+use std::mem::size_of;
+
+use libc::{iovec, msghdr, sockaddr, socklen_t};
+use syscalls::{Sysno, raw_syscall};
+
+/// "Do not block" of preadv2(2) and pwritev2(2).
+const NOWAIT: c_int = libc::RWF_NOWAIT;
+
+/// read(2)
+pub(crate) unsafe fn read(fd: c_int, buffer: *mut c_void, len: usize) -> isize {
+    // SAFETY: read(2): the kernel checks the buffer, which the caller vouches for.
+    unsafe { raw_syscall!(Sysno::read, fd, buffer, len) as isize }
+}
+
+/// write(2)
+pub(crate) unsafe fn write(fd: c_int, buffer: *const c_void, len: usize) -> isize {
+    // SAFETY: write(2): the kernel checks the buffer, which the caller vouches for.
+    unsafe { raw_syscall!(Sysno::write, fd, buffer, len) as isize }
+}
+
+/// readv(2)
+pub(crate) unsafe fn readv(fd: c_int, parts: *const iovec, count: c_int) -> isize {
+    // SAFETY: readv(2): the kernel checks the array and its buffers, the caller's.
+    unsafe { raw_syscall!(Sysno::readv, fd, parts, count) as isize }
+}
+
+/// writev(2)
+pub(crate) unsafe fn writev(fd: c_int, parts: *const iovec, count: c_int) -> isize {
+    // SAFETY: writev(2): the kernel checks the array and its buffers, the caller's.
+    unsafe { raw_syscall!(Sysno::writev, fd, parts, count) as isize }
+}
+
+/// readv(2) that answers `EAGAIN` where it would block, `EOPNOTSUPP` where the file cannot tell.
+pub(crate) unsafe fn readv_nowait(fd: c_int, parts: *const iovec, count: c_int) -> isize {
+    // SAFETY: preadv2(2): offset -1 reads at the file position as readv does; the kernel checks
+    // the array and its buffers.
+    unsafe { raw_syscall!(Sysno::preadv2, fd, parts, count, -1isize, -1isize, NOWAIT) as isize }
+}
+
+/// writev(2) that answers `EAGAIN` where it would block, `EOPNOTSUPP` where the file cannot tell.
+pub(crate) unsafe fn writev_nowait(fd: c_int, parts: *const iovec, count: c_int) -> isize {
+    // SAFETY: pwritev2(2): offset -1 writes at the file position as writev does; the kernel
+    // checks the array and its buffers.
+    unsafe { raw_syscall!(Sysno::pwritev2, fd, parts, count, -1isize, -1isize, NOWAIT) as isize }
+}
+
+/// recvfrom(2)
+#[inline(always)]
+pub(crate) unsafe fn recvfrom(
+    fd: c_int,
+    buffer: *mut c_void,
+    len: usize,
+    flags: c_int,
+    name: *mut sockaddr,
+    name_len: *mut socklen_t,
+) -> isize {
+    // SAFETY: recvfrom(2): the kernel checks every pointer, all of them the caller's.
+    unsafe { raw_syscall!(Sysno::recvfrom, fd, buffer, len, flags, name, name_len) as isize }
+}
+
+/// sendto(2)
+#[inline(always)]
+pub(crate) unsafe fn sendto(
+    fd: c_int,
+    buffer: *const c_void,
+    len: usize,
+    flags: c_int,
+    name: *const sockaddr,
+    name_len: socklen_t,
+) -> isize {
+    // SAFETY: sendto(2): the kernel checks every pointer, all of them the caller's.
+    unsafe { raw_syscall!(Sysno::sendto, fd, buffer, len, flags, name, name_len) as isize }
+}
+
+/// recvmsg(2)
+pub(crate) unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> isize {
+    // SAFETY: recvmsg(2): the kernel checks the header and what it points to.
+    unsafe { raw_syscall!(Sysno::recvmsg, fd, message, flags) as isize }
+}
+
+/// sendmsg(2)
+pub(crate) unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> isize {
+    // SAFETY: sendmsg(2): the kernel checks the header and what it points to.
+    unsafe { raw_syscall!(Sysno::sendmsg, fd, message, flags) as isize }
+}
+
+/// accept4(2)
+pub(crate) unsafe fn accept4(
+    fd: c_int,
+    name: *mut sockaddr,
+    name_len: *mut socklen_t,
+    flags: c_int,
+) -> isize {
+    // SAFETY: accept4(2): the kernel checks both pointers, which are the caller's.
+    unsafe { raw_syscall!(Sysno::accept4, fd, name, name_len, flags) as isize }
+}
+
+/// connect(2)
+pub(crate) unsafe fn connect(fd: c_int, name: *const sockaddr, len: socklen_t) -> isize {
+    // SAFETY: connect(2): the kernel checks the address, which is the caller's.
+    unsafe { raw_syscall!(Sysno::connect, fd, name, len) as isize }
+}
+
+/// poll(2) that looks and returns at once.
+pub(crate) unsafe fn poll_now(fds: *mut libc::pollfd, count: libc::nfds_t) -> isize {
+    let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // ppoll, since newer architectures have no poll.
+    // SAFETY: ppoll(2): the kernel checks the array; it writes the time left into `zero`; a null
+    // mask leaves the signal mask alone.
+    unsafe {
+        raw_syscall!(Sysno::ppoll, fds, count, &raw const zero, std::ptr::null::<u8>(), 8) as isize
+    }
+}
+
+/// What of `events` (and of `POLLERR`, `POLLHUP`, `POLLNVAL`) holds for `fd` now.
+pub(crate) fn ready(fd: c_int, events: c_short) -> c_short {
+    let mut one = libc::pollfd { fd, events, revents: 0 };
+    // SAFETY: an array of one, alive for the call.
+    if unsafe { poll_now(&mut one, 1) } > 0 { one.revents } else { 0 }
+}
+
+/// The status flags of the open file description, `F_GETFL` of fcntl(2).
+pub(crate) fn status_flags(fd: c_int) -> isize {
+    // SAFETY: fcntl(2) F_GETFL takes no pointer.
+    unsafe { raw_syscall!(Sysno::fcntl, fd, libc::F_GETFL, 0) as isize }
+}
+
+/// Whether `fd` names anything: `F_GETFD` of fcntl(2).
+pub(crate) fn is_open(fd: c_int) -> bool {
+    // SAFETY: fcntl(2) F_GETFD takes no pointer.
+    unsafe { raw_syscall!(Sysno::fcntl, fd, libc::F_GETFD, 0) as isize >= 0 }
+}
+
+/// Sets or clears `O_NONBLOCK` alone: `FIONBIO` of ioctl(2).
+pub(crate) fn set_nonblocking(fd: c_int, on: bool) -> isize {
+    let value = c_int::from(on);
+    // SAFETY: ioctl(2) FIONBIO reads one int.
+    unsafe { raw_syscall!(Sysno::ioctl, fd, libc::FIONBIO, &raw const value) as isize }
+}
+
+/// The type bits of `st_mode`, fstat(2).
+pub(crate) fn file_type(fd: c_int) -> Option<libc::mode_t> {
+    let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: fstat(2) fills one `struct stat`, which has the kernel's layout on 64-bit Linux.
+    let result = unsafe { raw_syscall!(Sysno::fstat, fd, status.as_mut_ptr()) as isize };
+    // SAFETY: fstat succeeded and so has written the whole structure.
+    (result == 0).then(|| unsafe { status.assume_init() }.st_mode & libc::S_IFMT)
+}
+
+/// A socket option of a plain type, getsockopt(2), and the size that the kernel gave it.
+pub(crate) fn option<T: Copy>(
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    mut value: T,
+) -> Option<(T, usize)> {
+    let mut len = size_of::<T>() as socklen_t;
+    // SAFETY: getsockopt(2) writes at most `len` bytes into `value`. Every caller's T is made of
+    // integers, for which any bytes are a value.
+    let result = unsafe {
+        raw_syscall!(Sysno::getsockopt, fd, level, name, &raw mut value, &raw mut len) as isize
+    };
+    (result == 0).then_some((value, len as usize))
+}
+
+/// An `int` of `SOL_SOCKET`, socket(7).
+pub(crate) fn socket_int(fd: c_int, name: c_int) -> Option<c_int> {
+    option(fd, libc::SOL_SOCKET, name, 0 as c_int).map(|(value, _)| value)
+}
+
+/// Fresh zeroed memory that is never given back, mmap(2); `None` when there is none.
+pub(crate) fn zeroed(bytes: usize) -> Option<*mut c_void> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: mmap(2) of a new anonymous region at no fixed address touches nothing of ours.
+    let at = unsafe { raw_syscall!(Sysno::mmap, 0, bytes, protection, flags, -1isize, 0) as isize };
+    (!(-4095..=0).contains(&at)).then_some(at as *mut c_void)
+}
+
+/// Gives back what [`zeroed`] gave, munmap(2).
+///
+/// # Safety
+/// Nobody may hold a pointer into it.
+pub(crate) unsafe fn unmap(at: *mut c_void, bytes: usize) {
+    // SAFETY: munmap(2) of a whole region of ours that nobody uses (the caller's contract).
+    unsafe { raw_syscall!(Sysno::munmap, at, bytes) };
+}
+
+/// futex(2), all six arguments as they came.
+pub(crate) unsafe fn futex(
+    word: usize,
+    operation: c_int,
+    value: c_uint,
+    timeout: usize,
+    second: usize,
+    value3: c_uint,
+) -> isize {
+    // SAFETY: futex(2): the kernel checks the addresses, which are the caller's.
+    unsafe { raw_syscall!(Sysno::futex, word, operation, value, timeout, second, value3) as isize }
+}
+
+/// Last words before an abort, on standard error.
+pub(crate) fn complain(text: &[u8]) {
+    // SAFETY: write(2) of bytes of our own; that it may fail changes nothing any more.
+    unsafe { write(2, text.as_ptr().cast(), text.len()) };
+}

@@ -1,0 +1,220 @@
+//! The C library's own functions, behind the symbols that this crate takes over.
+//!
+//! `dlsym(RTLD_NEXT)` finds the definition after the object that holds this code: the C
+//! library's (or another interposer's). Each function has a slot, one word:
+//!
+//! ```text
+//!             before the constructor            after it
+//!   slot  ─►  first::read ─ resolves, stores,   slot ─► libc's read
+//!             then calls                    
+//! ```
+//!
+//! so a call is one load and one indirect jump, without a test for "resolved yet?". A
+//! constructor (`.init_array`) fills all slots before `main`; a call that comes earlier still,
+//! from the constructor of a shared library, fills its own. Two threads that do so at once store
+//! the same value, hence no lock; and nothing here allocates or parks.
+//!
+//! A name that this C library does not have (`fcntl64`, the fortified names outside glibc) keeps
+//! its first function, which says so and aborts when the program calls what does not exist.
+//!
+//! Sources: dlsym(3), ELF gABI on `.init_array`.
+
+use std::ffi::{CStr, c_int, c_long, c_uint, c_void};
+use std::mem::transmute;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use libc::{
+    clockid_t, iovec, msghdr, nfds_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t,
+    timespec, useconds_t,
+};
+
+/// Looks `name` up behind this object.
+fn resolve(name: &CStr) -> *mut c_void {
+    // SAFETY: dlsym(3) with a NUL-terminated name.
+    unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }
+}
+
+/// The program called a function that neither it nor its C library has.
+#[cold]
+fn missing(name: &CStr) -> ! {
+    crate::kernel::complain(b"sleave: the C library has no function ");
+    crate::kernel::complain(name.to_bytes());
+    crate::kernel::complain(b" to pass the call on to\n");
+    std::process::abort()
+}
+
+/// A string literal with its NUL.
+macro_rules! name {
+    ($name:ident) => {
+        // SAFETY: the literal ends in its only NUL.
+        unsafe { CStr::from_bytes_with_nul_unchecked(concat!(stringify!($name), "\0").as_bytes()) }
+    };
+}
+
+/// Slot, first function and caller for each C function. What stands behind `;` in a parameter
+/// list is passed as a variadic argument, by C's rules for those.
+macro_rules! next {
+    ($( $name:ident($($arg:ident: $type:ty),* $(; $($more:ident: $word:ty),+)?) -> $ret:ty; )*) => {
+        $(
+            /// The C library's own.
+            #[inline(always)]
+            pub(crate) unsafe fn $name(
+                $($arg: $type,)* $($($more: $word,)+)?
+            ) -> $ret {
+                // Relaxed: the word is all there is to see; what it points to is code.
+                let f = slot::$name.load(Ordering::Relaxed);
+                // SAFETY: a slot holds a function of this C type: `first`'s, which has the same
+                // fixed parameters, or the C library's of that name.
+                unsafe {
+                    let f = transmute::<*mut c_void, next!(@type ($($type),*) ($($($word),+)?) $ret)>(f);
+                    f($($arg,)* $($($more,)+)?)
+                }
+            }
+        )*
+
+        #[allow(non_upper_case_globals)]
+        mod slot {
+            use super::*;
+            $(
+                pub(super) static $name: AtomicPtr<c_void> =
+                    AtomicPtr::new(first::$name as *const () as *mut c_void);
+            )*
+        }
+
+        mod first {
+            use super::*;
+            $(
+                #[cold]
+                pub(super) unsafe extern "C" fn $name(
+                    $($arg: $type,)* $($($more: $word,)+)?
+                ) -> $ret {
+                    let f = resolve(name!($name));
+                    if f.is_null() {
+                        missing(name!($name));
+                    }
+                    // Relaxed: see the load.
+                    slot::$name.store(f, Ordering::Relaxed);
+                    // SAFETY: the caller's arguments for the function of this very name.
+                    unsafe { super::$name($($arg,)* $($($more,)+)?) }
+                }
+            )*
+        }
+
+        extern "C" fn fill() {
+            $(
+                let f = resolve(name!($name));
+                if !f.is_null() {
+                    // Relaxed: see the load.
+                    slot::$name.store(f, Ordering::Relaxed);
+                }
+            )*
+            crate::table::watch_fork();
+        }
+    };
+    (@type ($($type:ty),*) () $ret:ty) => { unsafe extern "C" fn($($type),*) -> $ret };
+    (@type ($($type:ty),*) ($($word:ty),+) $ret:ty) => {
+        unsafe extern "C" fn($($type,)* ...) -> $ret
+    };
+}
+
+/// Runs [`fill`] before `main`.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = fill;
+
+next! {
+    clock_nanosleep(clock: clockid_t, flags: c_int, time: *const timespec, left: *mut timespec) -> c_int;
+    nanosleep(time: *const timespec, left: *mut timespec) -> c_int;
+    sleep(seconds: c_uint) -> c_uint;
+    usleep(microseconds: useconds_t) -> c_int;
+    sched_yield() -> c_int;
+
+    read(fd: c_int, buffer: *mut c_void, len: size_t) -> ssize_t;
+    readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t;
+    write(fd: c_int, buffer: *const c_void, len: size_t) -> ssize_t;
+    writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t;
+    __read_chk(fd: c_int, buffer: *mut c_void, len: size_t, room: size_t) -> ssize_t;
+
+    recv(fd: c_int, buffer: *mut c_void, len: size_t, flags: c_int) -> ssize_t;
+    recvfrom(fd: c_int, buffer: *mut c_void, len: size_t, flags: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> ssize_t;
+    recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t;
+    send(fd: c_int, buffer: *const c_void, len: size_t, flags: c_int) -> ssize_t;
+    sendto(fd: c_int, buffer: *const c_void, len: size_t, flags: c_int, name: *const sockaddr, name_len: socklen_t) -> ssize_t;
+    sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t;
+    __recv_chk(fd: c_int, buffer: *mut c_void, len: size_t, room: size_t, flags: c_int) -> ssize_t;
+    __recvfrom_chk(fd: c_int, buffer: *mut c_void, len: size_t, room: size_t, flags: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> ssize_t;
+
+    poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int;
+    ppoll(fds: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int;
+    __poll_chk(fds: *mut pollfd, count: nfds_t, timeout: c_int, room: size_t) -> c_int;
+
+    socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+    socketpair(domain: c_int, kind: c_int, protocol: c_int, pair: *mut c_int) -> c_int;
+    accept(fd: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> c_int;
+    accept4(fd: c_int, name: *mut sockaddr, name_len: *mut socklen_t, flags: c_int) -> c_int;
+    connect(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int;
+    shutdown(fd: c_int, how: c_int) -> c_int;
+    setsockopt(fd: c_int, level: c_int, option: c_int, value: *const c_void, len: socklen_t) -> c_int;
+    getsockopt(fd: c_int, level: c_int, option: c_int, value: *mut c_void, len: *mut socklen_t) -> c_int;
+
+    close(fd: c_int) -> c_int;
+    dup(fd: c_int) -> c_int;
+    dup2(fd: c_int, new: c_int) -> c_int;
+    dup3(fd: c_int, new: c_int, flags: c_int) -> c_int;
+    pipe(ends: *mut c_int) -> c_int;
+    pipe2(ends: *mut c_int, flags: c_int) -> c_int;
+    eventfd(value: c_uint, flags: c_int) -> c_int;
+    timerfd_create(clock: clockid_t, flags: c_int) -> c_int;
+    fcntl(fd: c_int, command: c_int; argument: usize) -> c_int;
+    fcntl64(fd: c_int, command: c_int; argument: usize) -> c_int;
+    ioctl(fd: c_int, request: libc::c_ulong; argument: usize) -> c_int;
+
+    syscall(number: c_long; a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
+}
+
+/// A name's address in the C library, for the test that none of the slots is ours.
+#[cfg(test)]
+fn object_of(address: *const c_void) -> String {
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: dladdr(3) fills the structure if it knows the address; zeroed is a valid one.
+    let name = unsafe {
+        libc::dladdr(address, info.as_mut_ptr());
+        info.assume_init().dli_fname
+    };
+    if name.is_null() {
+        return String::new();
+    }
+    // SAFETY: dladdr(3): the name is a NUL-terminated string that lives as long as the object.
+    unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constructor_found_the_c_librarys_functions() {
+        for slot in [&slot::read, &slot::__read_chk, &slot::syscall, &slot::close, &slot::fcntl] {
+            let object = object_of(slot.load(Ordering::Relaxed));
+            assert!(object.contains("libc.so"), "a slot points into {object:?}");
+        }
+    }
+
+    #[test]
+    fn first_function_resolves_and_calls() {
+        // SAFETY: getpid(2) and close(2) of no descriptor; the first functions themselves.
+        unsafe {
+            assert_eq!(
+                first::syscall(libc::SYS_getpid, 0, 0, 0, 0, 0, 0),
+                c_long::from(std::process::id() as i32)
+            );
+            assert_eq!(first::close(-1), -1);
+        }
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EBADF));
+    }
+
+    #[test]
+    fn unknown_name_resolves_to_nothing() {
+        assert!(resolve(c"sleave_no_such_function").is_null());
+    }
+}

@@ -1,0 +1,165 @@
+//! Sleeping: `clock_nanosleep nanosleep sleep usleep`.
+//!
+//! Nothing to try here: a sleep is a park with a deadline. The runtime counts on
+//! `CLOCK_MONOTONIC`; a deadline on another clock is converted when the sleep begins and, when
+//! it ends, compared with its own clock again, so that a clock that was set back makes it sleep
+//! on, as in the kernel. (One that is set forward is noticed only at the end of the sleep.)
+//!
+//! A sleep of a fiber always ends at its time, never with `EINTR`, so the time left is never
+//! written. CPU-time clocks, alarm clocks (which may wake a suspended machine) and clock numbers
+//! that do not exist pass to the C library. So does a null pointer, for its `EFAULT`; another bad
+//! pointer faults here, in user space.
+//!
+//! Sources: clock_nanosleep(2), nanosleep(2), sleep(3), usleep(3).
+
+use std::ffi::{c_int, c_uint};
+
+use libc::{clockid_t, timespec, useconds_t};
+use sleave_runtime::interpose;
+use sleave_runtime::wait::{Deadline, sleep_until};
+
+use crate::{errno, next};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A time of the program in nanoseconds, saturating; `None` for one that is invalid to the
+/// kernel (`timespec64_valid`).
+pub(crate) fn nanoseconds(time: &timespec) -> Option<u64> {
+    let (Ok(seconds), Ok(nanos)) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec)) else {
+        return None;
+    };
+    (nanos < SECOND).then(|| seconds.saturating_mul(SECOND).saturating_add(nanos))
+}
+
+/// What `clock` shows, in nanoseconds.
+fn now(clock: clockid_t) -> u64 {
+    let mut time = timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime(2) writes one timespec; the callers pass clocks that exist.
+    unsafe { libc::clock_gettime(clock, &mut time) };
+    nanoseconds(&time).unwrap_or(0)
+}
+
+/// The deadline for the moment when `clock` shows `at`.
+pub(crate) fn deadline_on(clock: clockid_t, at: u64) -> Deadline {
+    if clock == libc::CLOCK_MONOTONIC {
+        return Deadline::at(at);
+    }
+    if at == u64::MAX { Deadline::NEVER } else { Deadline::after(at.saturating_sub(now(clock))) }
+}
+
+/// Whether `clock` shows `at` or later.
+pub(crate) fn passed(clock: clockid_t, at: u64) -> bool {
+    now(clock) >= at
+}
+
+/// Sleeps until `clock` shows `at`.
+fn sleep_on(clock: clockid_t, at: u64) {
+    loop {
+        sleep_until(deadline_on(clock, at));
+        if clock == libc::CLOCK_MONOTONIC || passed(clock, at) {
+            return;
+        }
+    }
+}
+
+/// Whether a sleep on `clock` is ours to make.
+fn is_ours(clock: clockid_t) -> bool {
+    let ours = [libc::CLOCK_REALTIME, libc::CLOCK_MONOTONIC, libc::CLOCK_BOOTTIME, libc::CLOCK_TAI];
+    ours.contains(&clock)
+}
+
+/// clock_nanosleep(2): answers an error number and leaves `errno` alone.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn clock_nanosleep(
+    clock: clockid_t,
+    flags: c_int,
+    time: *const timespec,
+    left: *mut timespec,
+) -> c_int {
+    if !interpose::active() || time.is_null() || !is_ours(clock) {
+        // SAFETY: the caller's arguments for the same function.
+        return unsafe { next::clock_nanosleep(clock, flags, time, left) };
+    }
+    // SAFETY: clock_nanosleep(2): the caller's time, valid for reads.
+    let Some(value) = nanoseconds(unsafe { &*time }) else {
+        return libc::EINVAL;
+    };
+    if flags & libc::TIMER_ABSTIME != 0 {
+        sleep_on(clock, value);
+    } else {
+        // A relative sleep passes on the monotonic clock whatever clock was named: setting the
+        // time of day does not change its length.
+        sleep_until(Deadline::after(value));
+    }
+    0
+}
+
+/// nanosleep(2)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nanosleep(time: *const timespec, left: *mut timespec) -> c_int {
+    if !interpose::active() || time.is_null() {
+        // SAFETY: the caller's arguments for the same function.
+        return unsafe { next::nanosleep(time, left) };
+    }
+    // SAFETY: nanosleep(2): the caller's time, valid for reads.
+    let Some(value) = nanoseconds(unsafe { &*time }) else {
+        return errno::finish_int(errno::error(libc::EINVAL));
+    };
+    sleep_until(Deadline::after(value));
+    0
+}
+
+/// sleep(3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sleep(seconds: c_uint) -> c_uint {
+    if !interpose::active() {
+        // SAFETY: the caller's argument for the same function.
+        return unsafe { next::sleep(seconds) };
+    }
+    sleep_until(Deadline::after(u64::from(seconds) * SECOND));
+    0
+}
+
+/// usleep(3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn usleep(microseconds: useconds_t) -> c_int {
+    if !interpose::active() {
+        // SAFETY: the caller's argument for the same function.
+        return unsafe { next::usleep(microseconds) };
+    }
+    sleep_until(Deadline::after(u64::from(microseconds) * 1000));
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(tv_sec: i64, tv_nsec: i64) -> Option<u64> {
+        nanoseconds(&timespec { tv_sec, tv_nsec })
+    }
+
+    #[test]
+    fn valid_times_in_nanoseconds() {
+        assert_eq!(of(0, 0), Some(0));
+        assert_eq!(of(1, 999_999_999), Some(1_999_999_999));
+        assert_eq!(of(i64::MAX, 999_999_999), Some(u64::MAX), "saturates");
+    }
+
+    #[test]
+    fn invalid_times_are_the_kernels() {
+        assert_eq!(of(0, 1_000_000_000), None);
+        assert_eq!(of(0, -1), None);
+        assert_eq!(of(-1, 0), None);
+    }
+
+    #[test]
+    fn clocks_have_passed_what_they_show() {
+        for clock in [libc::CLOCK_REALTIME, libc::CLOCK_MONOTONIC, libc::CLOCK_BOOTTIME] {
+            let at = now(clock);
+            assert!(at > 0);
+            assert!(passed(clock, at));
+            assert!(!passed(clock, at + 3600 * SECOND));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The symbols are the executable's: that is how std and every shared C library come to them.
+
+use std::ffi::{CStr, CString, c_void};
+
+mod support;
+
+/// Every symbol that the crate documents.
+const SYMBOLS: &[&str] = &[
+    "__poll_chk",
+    "__read_chk",
+    "__recv_chk",
+    "__recvfrom_chk",
+    "accept",
+    "accept4",
+    "clock_nanosleep",
+    "close",
+    "connect",
+    "dup",
+    "dup2",
+    "dup3",
+    "eventfd",
+    "fcntl",
+    "fcntl64",
+    "getsockopt",
+    "ioctl",
+    "nanosleep",
+    "pipe",
+    "pipe2",
+    "poll",
+    "ppoll",
+    "read",
+    "readv",
+    "recv",
+    "recvfrom",
+    "recvmsg",
+    "sched_yield",
+    "send",
+    "sendmsg",
+    "sendto",
+    "setsockopt",
+    "shutdown",
+    "sleep",
+    "socket",
+    "socketpair",
+    "syscall",
+    "timerfd_create",
+    "usleep",
+    "write",
+    "writev",
+];
+
+/// The file of the object that holds `address`.
+fn object(address: *const c_void) -> String {
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: dladdr(3) fills the structure if it knows the address.
+    let known = unsafe { libc::dladdr(address, info.as_mut_ptr()) };
+    assert_ne!(known, 0, "an address in no object");
+    // SAFETY: dladdr has filled it; the name is a NUL-terminated string.
+    unsafe { CStr::from_ptr(info.assume_init().dli_fname) }.to_string_lossy().into_owned()
+}
+
+fn lookup(handle: *mut c_void, name: &str) -> *mut c_void {
+    let name = CString::new(name).expect("no NUL in a symbol");
+    // SAFETY: dlsym(3) with a NUL-terminated name.
+    unsafe { libc::dlsym(handle, name.as_ptr()) }
+}
+
+/// This very program, as the dynamic linker names it.
+fn this_object() -> String {
+    object(this_object as *const c_void)
+}
+
+#[test]
+fn default_lookup_finds_the_executables_definition() {
+    for name in SYMBOLS {
+        let found = lookup(libc::RTLD_DEFAULT, name);
+        assert!(!found.is_null(), "{name} is nowhere");
+        assert_eq!(object(found), this_object(), "{name} is somebody else's");
+    }
+}
+
+#[test]
+fn next_lookup_finds_the_c_librarys() {
+    for name in SYMBOLS {
+        let found = lookup(libc::RTLD_NEXT, name);
+        assert!(!found.is_null(), "{name} is not in the C library");
+        assert_ne!(object(found), this_object(), "{name} would call itself");
+    }
+}
+
+#[test]
+fn rust_code_is_linked_to_the_same_definition() {
+    let pairs: [(*const c_void, &str); 6] = [
+        (libc::read as *const c_void, "read"),
+        (libc::close as *const c_void, "close"),
+        (libc::poll as *const c_void, "poll"),
+        (libc::fcntl as *const c_void, "fcntl"),
+        (libc::syscall as *const c_void, "syscall"),
+        (libc::clock_nanosleep as *const c_void, "clock_nanosleep"),
+    ];
+    for (address, name) in pairs {
+        assert_eq!(address, lookup(libc::RTLD_DEFAULT, name).cast_const(), "{name}");
+    }
+}
