@@ -1,0 +1,44 @@
+//! The `sleave` tool: the library at work, in one command.
+//!
+//! ```text
+//!  main ─┬─ demo ──▶ server ──▶ (a process) echo        args     the command line
+//!        │     ├───▶ load                               report   table, JSON
+//!        │     └───▶ process, limits, report
+//!        └─ echo ──▶ connections, signals, limits
+//! ```
+//!
+//! Exit codes: 0 all well, 1 something failed (an error in the demonstration, an address that cannot be had),
+//! 2 a command line that makes no sense.
+
+mod args;
+mod connections;
+mod demo;
+mod echo;
+mod limits;
+mod load;
+mod process;
+mod report;
+mod server;
+mod signals;
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let done = match args::Arguments::parse().command {
+        args::Command::Demo(arguments) => demo::run(&arguments),
+        args::Command::Echo(arguments) => echo::run(&arguments).map(|()| true),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        // Who reads our output has seen enough: `sleave demo | head -1`.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("sleave: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
