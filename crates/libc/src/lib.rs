@@ -50,8 +50,8 @@
 //!   at again.
 //!
 //! # Reading order
-//! `next` (the C library behind us), `errno`, `kernel` (tries), `table` (what is known of each
-//! descriptor), `wait` (from one try to the next), then the families: `stream`, `message`,
+//! `next` (the C library behind us), `errno`, `kernel` (tries), `kind` and `table` (what is known of
+//! each descriptor), `wait` (from one try to the next), then the families: `stream`, `message`,
 //! `socket`, `create`, `descriptor`, `poll`, `time`, `futex`, `thread`.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
@@ -63,6 +63,7 @@ mod descriptor;
 mod errno;
 mod futex;
 mod kernel;
+mod kind;
 mod message;
 mod next;
 mod poll;

@@ -329,11 +329,12 @@ pub(crate) unsafe fn send_rest(
     // SAFETY: the caller's array; its buffers outlive the call.
     let mut rest = unsafe { Rest::after(parts, count, sent) };
     let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // Unix streams count SO_SNDTIMEO anew for every piece that they queue.
+    let restarts = d.kind() != Kind::Tcp;
+    if restarts {
+        wait.restart();
+    }
     while !rest.is_empty() {
-        // Unix streams count SO_SNDTIMEO anew for every piece that they queue.
-        if d.kind() != Kind::Tcp {
-            wait.restart();
-        }
         reactor::attempt(d.fd, Direction::Write);
         // SAFETY: buffers that the kernel has accepted.
         let result = unsafe { kernel::sendmsg(d.fd, &header(rest.parts()), flags) };
@@ -349,6 +350,9 @@ pub(crate) unsafe fn send_rest(
         }
         sent += result as usize;
         rest.advance(result as usize);
+        if restarts {
+            wait.restart();
+        }
     }
     reactor::leave(d.fd, Direction::Write, true);
     sent as isize

@@ -37,69 +37,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::atomic::{Ordering, fence};
 
 use crate::kernel;
-
-/// What a descriptor names, as far as it decides how a call is tried without blocking.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(crate) enum Kind {
-    /// Not known yet, or no open descriptor.
-    Unknown = 0,
-    /// A TCP connection or listener without an upper-layer protocol: a short read proves it
-    /// drained.
-    Tcp = 1,
-    /// Another socket of type `SOCK_STREAM`.
-    Stream = 2,
-    /// A socket that keeps messages apart, other than the next.
-    Message = 3,
-    /// The same in the Unix domain, where a send may wait for the *receiver's* queue.
-    UnixMessage = 4,
-    /// A pipe or FIFO.
-    Pipe = 5,
-    /// A character device, eventfd, timerfd, inotify …
-    Device = 6,
-    /// A regular file, directory or block device: never "not ready", the kernel just takes long.
-    File = 7,
-}
-
-impl Kind {
-    fn of(bits: u64) -> Kind {
-        match bits & State::KIND {
-            1 => Kind::Tcp,
-            2 => Kind::Stream,
-            3 => Kind::Message,
-            4 => Kind::UnixMessage,
-            5 => Kind::Pipe,
-            6 => Kind::Device,
-            7 => Kind::File,
-            _ => Kind::Unknown,
-        }
-    }
-
-    /// The kind of a socket made with these arguments of socket(2).
-    pub(crate) fn of_socket(domain: c_int, kind: c_int, protocol: c_int) -> Kind {
-        let inet = domain == libc::AF_INET || domain == libc::AF_INET6;
-        match kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) {
-            libc::SOCK_STREAM if inet && (protocol == 0 || protocol == libc::IPPROTO_TCP) => {
-                Kind::Tcp
-            }
-            libc::SOCK_STREAM => Kind::Stream,
-            _ if domain == libc::AF_UNIX => Kind::UnixMessage,
-            _ => Kind::Message,
-        }
-    }
-
-    /// Any socket.
-    #[inline(always)]
-    pub(crate) fn is_socket(self) -> bool {
-        matches!(self as u8, 1..=4)
-    }
-
-    /// A socket without message boundaries: a blocking send goes on until all is written.
-    #[inline(always)]
-    pub(crate) fn is_stream(self) -> bool {
-        matches!(self as u8, 1..=2)
-    }
-}
+pub(crate) use crate::kind::Kind;
+use crate::kind::examine;
 
 /// The state word of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,7 +73,7 @@ impl State {
 
     #[inline(always)]
     pub(crate) fn kind(self) -> Kind {
-        Kind::of(self.0)
+        Kind::of(self.0 & State::KIND)
     }
 
     #[inline(always)]
@@ -377,8 +316,8 @@ impl Descriptor {
     fn learn(fd: c_int) -> Descriptor {
         let entry = entry(fd);
         let seen = entry.map_or(State(0), Entry::state);
-        let (kind, facts) = examine(fd);
-        let facts = facts | State::SHARED;
+        let (kind, low_water) = examine(fd);
+        let facts = if low_water { State::SHARED | State::LOW_WATER } else { State::SHARED };
         let state = match entry {
             Some(entry) if kind != Kind::Unknown => {
                 entry.update(seen, |state| state.with_kind(kind).with(facts, 0))
@@ -451,35 +390,6 @@ pub(crate) fn microseconds(time: libc::timeval) -> u64 {
     }
     let value = (time.tv_sec as u64).saturating_mul(1_000_000).saturating_add(time.tv_usec as u64);
     if value >= MICROSECONDS { NEVER } else { value }
-}
-
-/// Asks the kernel what `fd` is.
-fn examine(fd: c_int) -> (Kind, u64) {
-    match kernel::file_type(fd) {
-        None => (Kind::Unknown, 0),
-        Some(libc::S_IFSOCK) => examine_socket(fd),
-        Some(libc::S_IFIFO) => (Kind::Pipe, 0),
-        Some(libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK | libc::S_IFLNK) => (Kind::File, 0),
-        Some(_) => (Kind::Device, 0),
-    }
-}
-
-fn examine_socket(fd: c_int) -> (Kind, u64) {
-    let int = |name| kernel::socket_int(fd, name);
-    let (Some(domain), Some(kind)) = (int(libc::SO_DOMAIN), int(libc::SO_TYPE)) else {
-        return (Kind::Unknown, 0);
-    };
-    let protocol = int(libc::SO_PROTOCOL).unwrap_or(0);
-    let mut kind = Kind::of_socket(domain, kind, protocol);
-    if kind == Kind::Tcp {
-        // "tls" and its like change what a short read means; a plain socket has an empty name.
-        let upper = kernel::option(fd, libc::IPPROTO_TCP, libc::TCP_ULP, [0u8; 16]);
-        if upper.is_some_and(|(_, len)| len > 0) {
-            kind = Kind::Stream;
-        }
-    }
-    let low_water = int(libc::SO_RCVLOWAT).is_some_and(|bytes| bytes > 1);
-    (kind, if low_water { State::LOW_WATER } else { 0 })
 }
 
 /// A new description has got the number `fd`, from a call of ours that knows all about it:
@@ -613,35 +523,5 @@ mod tests {
         assert_eq!(t(2, 500_001), 2_500_001);
         assert_eq!(t(-5, 0), 1, "negative has passed at once");
         assert_eq!(t(i64::MAX, 999_999), NEVER);
-    }
-
-    #[test]
-    fn kind_of_socket_arguments() {
-        let of = Kind::of_socket;
-        let cloexec = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        assert_eq!(of(libc::AF_INET, libc::SOCK_STREAM | cloexec, 0), Kind::Tcp);
-        assert_eq!(of(libc::AF_INET6, libc::SOCK_STREAM, libc::IPPROTO_TCP), Kind::Tcp);
-        assert_eq!(of(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP), Kind::Stream);
-        assert_eq!(of(libc::AF_UNIX, libc::SOCK_STREAM, 0), Kind::Stream);
-        assert_eq!(of(libc::AF_UNIX, libc::SOCK_DGRAM, 0), Kind::UnixMessage);
-        assert_eq!(of(libc::AF_INET, libc::SOCK_DGRAM, 0), Kind::Message);
-    }
-
-    #[test]
-    fn kernel_tells_what_an_unknown_descriptor_is() {
-        use std::os::fd::AsRawFd;
-        let file = std::fs::File::open("/proc/self/exe").unwrap();
-        assert_eq!(examine(file.as_raw_fd()), (Kind::File, 0));
-        let null = std::fs::File::open("/dev/null").unwrap();
-        assert_eq!(examine(null.as_raw_fd()), (Kind::Device, 0));
-        let (reader, _writer) = std::io::pipe().unwrap();
-        assert_eq!(examine(reader.as_raw_fd()), (Kind::Pipe, 0));
-        let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert_eq!(examine(stream.as_raw_fd()), (Kind::Stream, 0));
-        let datagram = std::os::unix::net::UnixDatagram::unbound().unwrap();
-        assert_eq!(examine(datagram.as_raw_fd()), (Kind::UnixMessage, 0));
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        assert_eq!(examine(listener.as_raw_fd()), (Kind::Tcp, 0));
-        assert_eq!(examine(-1), (Kind::Unknown, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! Making, accepting and connecting sockets on a plain thread.
+//! Making, accepting and connecting sockets on threads and on fibers.
 
 use std::ffi::c_int;
 use std::io::{ErrorKind, Read, Write};
@@ -11,10 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use support::{
-    errno, outcome, own, pipe, read, set_errno, set_nonblocking, set_option, set_timeout,
-    status_flags, tcp_pair, unix_pair, write,
+    errno, everywhere, outcome, own, pipe, read, set_errno, set_nonblocking, set_option,
+    set_timeout, spawn, status_flags, tcp_pair, unix_pair, write,
 };
 
+#[macro_use]
 mod support;
 
 const SHORT: Duration = Duration::from_millis(30);
@@ -55,135 +56,153 @@ fn accept(fd: &impl AsRawFd, flags: c_int) -> Result<OwnedFd, c_int> {
 
 #[test]
 fn accept_waits_for_a_connection_and_names_it() {
-    let (listener, address) = listener();
-    let client = thread::spawn(move || {
-        thread::sleep(SHORT);
-        let mut client = TcpStream::connect(address).expect("a connection");
-        client.write_all(b"hi").expect("a write");
-        client.local_addr().expect("its address")
+    everywhere(|| {
+        let (listener, address) = listener();
+        let client = spawn(move || {
+            thread::sleep(SHORT);
+            let mut client = TcpStream::connect(address).expect("a connection");
+            client.write_all(b"hi").expect("a write");
+            client.local_addr().expect("its address")
+        });
+        set_errno(libc::EXDEV);
+        let (mut server, from) = listener.accept().expect("a connection");
+        assert_eq!(errno(), libc::EXDEV, "success leaves errno alone");
+        let mut all = String::new();
+        server.read_to_string(&mut all).expect("everything");
+        assert_eq!(all, "hi");
+        assert_eq!(client.join().expect("the client"), from);
     });
-    set_errno(libc::EXDEV);
-    let (mut server, from) = listener.accept().expect("a connection");
-    assert_eq!(errno(), libc::EXDEV, "success leaves errno alone");
-    let mut all = String::new();
-    server.read_to_string(&mut all).expect("everything");
-    assert_eq!(all, "hi");
-    assert_eq!(client.join().expect("the client"), from);
 }
 
 #[test]
 fn accept_and_accept4_differ_in_flags_only() {
-    let (listener, address) = listener();
-    let _clients = [TcpStream::connect(address), TcpStream::connect(address)];
-    let plain = accept(&listener, 0).expect("a connection");
-    assert_eq!(status_flags(&plain) & libc::O_NONBLOCK, 0);
-    let flagged = accept(&listener, libc::SOCK_NONBLOCK).expect("a connection");
-    assert_ne!(status_flags(&flagged) & libc::O_NONBLOCK, 0);
-    assert_eq!(read(&flagged, 1), Err(libc::EAGAIN));
-    let _client = TcpStream::connect(address).expect("a connection");
-    // SAFETY: accept(2) without a name.
-    let third = own(unsafe { libc::accept(listener.as_raw_fd(), null_mut(), null_mut()) });
-    assert_eq!(status_flags(&third) & libc::O_NONBLOCK, 0);
+    everywhere(|| {
+        let (listener, address) = listener();
+        let _clients = [TcpStream::connect(address), TcpStream::connect(address)];
+        let plain = accept(&listener, 0).expect("a connection");
+        assert_eq!(status_flags(&plain) & libc::O_NONBLOCK, 0);
+        let flagged = accept(&listener, libc::SOCK_NONBLOCK).expect("a connection");
+        assert_ne!(status_flags(&flagged) & libc::O_NONBLOCK, 0);
+        assert_eq!(read(&flagged, 1), Err(libc::EAGAIN));
+        let _client = TcpStream::connect(address).expect("a connection");
+        // SAFETY: accept(2) without a name.
+        let third = own(unsafe { libc::accept(listener.as_raw_fd(), null_mut(), null_mut()) });
+        assert_eq!(status_flags(&third) & libc::O_NONBLOCK, 0);
+    });
 }
 
 #[test]
 fn accept_gives_up_when_asked_to() {
-    let (listener, _) = listener();
-    set_timeout(&listener, libc::SO_RCVTIMEO, SHORT);
-    let start = Instant::now();
-    assert_eq!(accept(&listener, 0).err(), Some(libc::EAGAIN));
-    assert!(start.elapsed() >= SHORT);
-    set_nonblocking(&listener, true);
-    assert_eq!(accept(&listener, 0).err(), Some(libc::EAGAIN));
+    everywhere(|| {
+        let (listener, _) = listener();
+        set_timeout(&listener, libc::SO_RCVTIMEO, SHORT);
+        let start = Instant::now();
+        assert_eq!(accept(&listener, 0).err(), Some(libc::EAGAIN));
+        assert!(start.elapsed() >= SHORT);
+        set_nonblocking(&listener, true);
+        assert_eq!(accept(&listener, 0).err(), Some(libc::EAGAIN));
+    });
 }
 
 #[test]
 fn accepted_tcp_socket_inherits_the_timeout() {
-    let (listener, address) = listener();
-    set_timeout(&listener, libc::SO_RCVTIMEO, SHORT);
-    let _client = TcpStream::connect(address).expect("a connection");
-    let server = accept(&listener, 0).expect("a connection");
-    let start = Instant::now();
-    assert_eq!(read(&server, 1), Err(libc::EAGAIN));
-    assert!(start.elapsed() >= SHORT);
+    everywhere(|| {
+        let (listener, address) = listener();
+        set_timeout(&listener, libc::SO_RCVTIMEO, SHORT);
+        let _client = TcpStream::connect(address).expect("a connection");
+        let server = accept(&listener, 0).expect("a connection");
+        let start = Instant::now();
+        assert_eq!(read(&server, 1), Err(libc::EAGAIN));
+        assert!(start.elapsed() >= SHORT);
+    });
 }
 
 #[test]
 fn accept_on_what_does_not_listen_fails_at_once() {
-    let (a, _b) = tcp_pair();
-    assert_eq!(accept(&a, 0).err(), Some(libc::EINVAL));
-    assert_eq!(accept(&socket(libc::SOCK_STREAM), 0).err(), Some(libc::EINVAL));
-    assert_eq!(accept(&socket(libc::SOCK_DGRAM), 0).err(), Some(libc::EOPNOTSUPP));
-    let (from, _to) = pipe(0);
-    assert_eq!(accept(&from, 0).err(), Some(libc::ENOTSOCK));
-    // SAFETY: accept(2) of no descriptor.
-    let none = unsafe { libc::accept(-1, null_mut(), null_mut()) };
-    assert_eq!(outcome(none), Err(libc::EBADF));
-    let (listener, _) = listener();
-    assert_eq!(accept(&listener, 1).err(), Some(libc::EINVAL), "an unknown flag");
+    everywhere(|| {
+        let (a, _b) = tcp_pair();
+        assert_eq!(accept(&a, 0).err(), Some(libc::EINVAL));
+        assert_eq!(accept(&socket(libc::SOCK_STREAM), 0).err(), Some(libc::EINVAL));
+        assert_eq!(accept(&socket(libc::SOCK_DGRAM), 0).err(), Some(libc::EOPNOTSUPP));
+        let (from, _to) = pipe(0);
+        assert_eq!(accept(&from, 0).err(), Some(libc::ENOTSOCK));
+        // SAFETY: accept(2) of no descriptor.
+        let none = unsafe { libc::accept(-1, null_mut(), null_mut()) };
+        assert_eq!(outcome(none), Err(libc::EBADF));
+        let (listener, _) = listener();
+        assert_eq!(accept(&listener, 1).err(), Some(libc::EINVAL), "an unknown flag");
+    });
 }
 
 #[test]
 fn shutdown_of_a_listener_ends_an_accept() {
-    let (listener, _) = listener();
-    let same = listener.try_clone().expect("a duplicate");
-    let other = thread::spawn(move || {
-        thread::sleep(SHORT);
-        // SAFETY: shutdown(2) takes numbers.
-        outcome(unsafe { libc::shutdown(same.as_raw_fd(), libc::SHUT_RDWR) })
+    everywhere(|| {
+        let (listener, _) = listener();
+        let same = listener.try_clone().expect("a duplicate");
+        let other = spawn(move || {
+            thread::sleep(SHORT);
+            // SAFETY: shutdown(2) takes numbers.
+            outcome(unsafe { libc::shutdown(same.as_raw_fd(), libc::SHUT_RDWR) })
+        });
+        assert_eq!(accept(&listener, 0).err(), Some(libc::EINVAL));
+        assert_eq!(other.join().expect("the other"), Ok(0));
     });
-    assert_eq!(accept(&listener, 0).err(), Some(libc::EINVAL));
-    assert_eq!(other.join().expect("the other"), Ok(0));
 }
 
 #[test]
 fn several_threads_share_one_listener() {
-    const EACH: usize = 50;
-    let (listener, address) = listener();
-    thread::scope(|s| {
-        let acceptors: Vec<_> = (0..4)
-            .map(|_| {
-                s.spawn(|| {
-                    for _ in 0..EACH {
-                        let server = accept(&listener, 0).expect("a connection");
-                        assert_eq!(write(&server, b"!"), Ok(1));
-                    }
+    everywhere(|| {
+        const EACH: usize = 50;
+        let (listener, address) = listener();
+        scope!(|s| {
+            let acceptors: Vec<_> = (0..4)
+                .map(|_| {
+                    s.spawn(|| {
+                        for _ in 0..EACH {
+                            let server = accept(&listener, 0).expect("a connection");
+                            assert_eq!(write(&server, b"!"), Ok(1));
+                        }
+                    })
                 })
-            })
-            .collect();
-        for _ in 0..4 * EACH {
-            let client = TcpStream::connect(address).expect("a connection");
-            assert_eq!(read(&client, 10).as_deref(), Ok(&b"!"[..]));
-        }
-        acceptors.into_iter().for_each(|a| a.join().expect("an acceptor"));
+                .collect();
+            for _ in 0..4 * EACH {
+                let client = TcpStream::connect(address).expect("a connection");
+                assert_eq!(read(&client, 10).as_deref(), Ok(&b"!"[..]));
+            }
+            acceptors.into_iter().for_each(|a| a.join().expect("an acceptor"));
+        });
     });
 }
 
 #[test]
 fn connect_succeeds_and_leaves_the_flags() {
-    let (listener, address) = listener();
-    let fd = socket(libc::SOCK_STREAM);
-    set_errno(libc::EXDEV);
-    assert_eq!(connect(&fd, address), Ok(0));
-    assert_eq!(errno(), libc::EXDEV, "success leaves errno alone");
-    assert_eq!(status_flags(&fd) & libc::O_NONBLOCK, 0);
-    assert_eq!(connect(&fd, address), Err(libc::EISCONN));
-    let server = accept(&listener, 0).expect("a connection");
-    assert_eq!(write(&server, b"x"), Ok(1));
-    assert_eq!(read(&fd, 10).as_deref(), Ok(&b"x"[..]));
+    everywhere(|| {
+        let (listener, address) = listener();
+        let fd = socket(libc::SOCK_STREAM);
+        set_errno(libc::EXDEV);
+        assert_eq!(connect(&fd, address), Ok(0));
+        assert_eq!(errno(), libc::EXDEV, "success leaves errno alone");
+        assert_eq!(status_flags(&fd) & libc::O_NONBLOCK, 0);
+        assert_eq!(connect(&fd, address), Err(libc::EISCONN));
+        let server = accept(&listener, 0).expect("a connection");
+        assert_eq!(write(&server, b"x"), Ok(1));
+        assert_eq!(read(&fd, 10).as_deref(), Ok(&b"x"[..]));
+    });
 }
 
 #[test]
 fn refused_connect_may_be_tried_again_on_the_same_socket() {
-    let (listener, address) = listener();
-    drop(listener);
-    let fd = socket(libc::SOCK_STREAM);
-    for _ in 0..3 {
-        assert_eq!(connect(&fd, address), Err(libc::ECONNREFUSED));
-        assert_eq!(status_flags(&fd) & libc::O_NONBLOCK, 0);
-    }
-    let _again = TcpListener::bind(address).expect("the same port");
-    assert_eq!(connect(&fd, address), Ok(0));
+    everywhere(|| {
+        let (listener, address) = listener();
+        drop(listener);
+        let fd = socket(libc::SOCK_STREAM);
+        for _ in 0..3 {
+            assert_eq!(connect(&fd, address), Err(libc::ECONNREFUSED));
+            assert_eq!(status_flags(&fd) & libc::O_NONBLOCK, 0);
+        }
+        let _again = TcpListener::bind(address).expect("the same port");
+        assert_eq!(connect(&fd, address), Ok(0));
+    });
 }
 
 /// A listener with a full backlog: connections to it hang.
@@ -211,109 +230,123 @@ fn full() -> (OwnedFd, SocketAddr, Vec<TcpStream>) {
 
 #[test]
 fn connect_that_takes_too_long_is_einprogress() {
-    let (_listener, address, _waiting) = full();
-    let fd = socket(libc::SOCK_STREAM);
-    set_timeout(&fd, libc::SO_SNDTIMEO, SHORT);
-    let start = Instant::now();
-    assert_eq!(connect(&fd, address), Err(libc::EINPROGRESS));
-    assert!(start.elapsed() >= SHORT);
-    assert_eq!(connect(&fd, address), Err(libc::EALREADY), "the second waits as long");
-    assert!(start.elapsed() >= 2 * SHORT);
-    assert_eq!(status_flags(&fd) & libc::O_NONBLOCK, 0);
+    everywhere(|| {
+        let (_listener, address, _waiting) = full();
+        let fd = socket(libc::SOCK_STREAM);
+        set_timeout(&fd, libc::SO_SNDTIMEO, SHORT);
+        let start = Instant::now();
+        assert_eq!(connect(&fd, address), Err(libc::EINPROGRESS));
+        assert!(start.elapsed() >= SHORT);
+        assert_eq!(connect(&fd, address), Err(libc::EALREADY), "the second waits as long");
+        assert!(start.elapsed() >= 2 * SHORT);
+        assert_eq!(status_flags(&fd) & libc::O_NONBLOCK, 0);
 
-    let fd = socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
-    assert_eq!(connect(&fd, address), Err(libc::EINPROGRESS));
-    assert_eq!(connect(&fd, address), Err(libc::EALREADY));
+        let fd = socket(libc::SOCK_STREAM | libc::SOCK_NONBLOCK);
+        assert_eq!(connect(&fd, address), Err(libc::EINPROGRESS));
+        assert_eq!(connect(&fd, address), Err(libc::EALREADY));
+    });
 }
 
 #[test]
 fn std_connect_timeout_times_out() {
-    let (_listener, address, _waiting) = full();
-    let start = Instant::now();
-    let error = TcpStream::connect_timeout(&address, SHORT).expect_err("nobody accepts");
-    assert_eq!(error.kind(), ErrorKind::TimedOut);
-    assert!(start.elapsed() >= SHORT);
+    everywhere(|| {
+        let (_listener, address, _waiting) = full();
+        let start = Instant::now();
+        let error = TcpStream::connect_timeout(&address, SHORT).expect_err("nobody accepts");
+        assert_eq!(error.kind(), ErrorKind::TimedOut);
+        assert!(start.elapsed() >= SHORT);
+    });
 }
 
 #[test]
 fn waiting_connect_goes_through_when_there_is_room() {
-    let (listener, address, waiting) = full();
-    let fd = socket(libc::SOCK_STREAM);
-    let acceptor = thread::spawn(move || {
-        thread::sleep(SHORT);
-        let taken: Vec<OwnedFd> =
-            (0..=waiting.len()).map(|_| accept(&listener, 0).expect("a connection")).collect();
-        (taken, waiting, listener)
+    everywhere(|| {
+        let (listener, address, waiting) = full();
+        let fd = socket(libc::SOCK_STREAM);
+        let acceptor = spawn(move || {
+            thread::sleep(SHORT);
+            let taken: Vec<OwnedFd> =
+                (0..=waiting.len()).map(|_| accept(&listener, 0).expect("a connection")).collect();
+            (taken, waiting, listener)
+        });
+        assert_eq!(connect(&fd, address), Ok(0));
+        assert_eq!(connect(&fd, address), Err(libc::EISCONN));
+        acceptor.join().expect("the acceptor");
     });
-    assert_eq!(connect(&fd, address), Ok(0));
-    assert_eq!(connect(&fd, address), Err(libc::EISCONN));
-    acceptor.join().expect("the acceptor");
 }
 
 #[test]
 fn datagram_and_unix_connects() {
-    let fd = socket(libc::SOCK_DGRAM);
-    assert_eq!(connect(&fd, "127.0.0.1:9".parse().expect("an address")), Ok(0));
-    let path = std::env::temp_dir().join(format!("sleave-libc-socket-{}", std::process::id()));
-    let listener = UnixListener::bind(&path).expect("a listener");
-    let client = thread::spawn({
-        let path = path.clone();
-        move || std::os::unix::net::UnixStream::connect(path).expect("a connection")
+    everywhere(|| {
+        let fd = socket(libc::SOCK_DGRAM);
+        assert_eq!(connect(&fd, "127.0.0.1:9".parse().expect("an address")), Ok(0));
+        let path = std::env::temp_dir().join(format!("sleave-libc-socket-{}", std::process::id()));
+        let listener = UnixListener::bind(&path).expect("a listener");
+        let client = spawn({
+            let path = path.clone();
+            move || std::os::unix::net::UnixStream::connect(path).expect("a connection")
+        });
+        let server = accept(&listener, 0).expect("a connection");
+        let client = client.join().expect("the client");
+        assert_eq!(write(&client, b"x"), Ok(1));
+        assert_eq!(read(&server, 9).as_deref(), Ok(&b"x"[..]));
+        std::fs::remove_file(&path).expect("the socket");
+        drop(listener);
+        let gone = std::os::unix::net::UnixStream::connect(&path).expect_err("nobody there");
+        assert_eq!(gone.kind(), ErrorKind::NotFound);
     });
-    let server = accept(&listener, 0).expect("a connection");
-    let client = client.join().expect("the client");
-    assert_eq!(write(&client, b"x"), Ok(1));
-    assert_eq!(read(&server, 9).as_deref(), Ok(&b"x"[..]));
-    std::fs::remove_file(&path).expect("the socket");
-    drop(listener);
-    let gone = std::os::unix::net::UnixStream::connect(&path).expect_err("nobody there");
-    assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
 
 #[test]
 fn connect_errors_are_the_kernels() {
-    let address = "127.0.0.1:9".parse().expect("an address");
-    let (from, _to) = pipe(0);
-    assert_eq!(connect(&from, address), Err(libc::ENOTSOCK));
-    let fd = socket(libc::SOCK_STREAM);
-    let nowhere = std::ptr::without_provenance(8);
-    // SAFETY: the kernel checks the address and answers EFAULT.
-    unsafe {
-        assert_eq!(outcome(libc::connect(fd.as_raw_fd(), nowhere, 16)), Err(libc::EFAULT));
-        assert_eq!(outcome(libc::connect(-1, nowhere, 16)), Err(libc::EBADF));
-    }
-    assert_eq!(status_flags(&fd) & libc::O_NONBLOCK, 0);
+    everywhere(|| {
+        let address = "127.0.0.1:9".parse().expect("an address");
+        let (from, _to) = pipe(0);
+        assert_eq!(connect(&from, address), Err(libc::ENOTSOCK));
+        let fd = socket(libc::SOCK_STREAM);
+        let nowhere = std::ptr::without_provenance(8);
+        // SAFETY: the kernel checks the address and answers EFAULT.
+        unsafe {
+            assert_eq!(outcome(libc::connect(fd.as_raw_fd(), nowhere, 16)), Err(libc::EFAULT));
+            assert_eq!(outcome(libc::connect(-1, nowhere, 16)), Err(libc::EBADF));
+        }
+        assert_eq!(status_flags(&fd) & libc::O_NONBLOCK, 0);
+    });
 }
 
 #[test]
 fn options_read_back_and_errors_are_the_kernels() {
-    let (a, _b) = tcp_pair();
-    a.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
-    assert_eq!(a.read_timeout().expect("the timeout"), Some(Duration::from_secs(2)));
-    let bad = libc::timeval { tv_sec: 0, tv_usec: 1_000_000 };
-    let len = size_of_val(&bad) as libc::socklen_t;
-    let (level, option, at) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const bad).cast());
-    // SAFETY: setsockopt(2) and getsockopt(2) with buffers of the length given.
-    unsafe {
-        let set = libc::setsockopt(a.as_raw_fd(), level, option, at, len);
-        assert_eq!(outcome(set), Err(libc::EDOM));
-        assert_eq!(outcome(libc::setsockopt(-1, level, option, at, len)), Err(libc::EBADF));
-        let (mut value, mut len) = (0 as c_int, size_of::<c_int>() as libc::socklen_t);
-        let at = (&raw mut value).cast();
-        let got = libc::getsockopt(a.as_raw_fd(), level, libc::SO_TYPE, at, &mut len);
-        assert_eq!((outcome(got), value), (Ok(0), libc::SOCK_STREAM));
-        assert_eq!(outcome(libc::shutdown(-1, libc::SHUT_RD)), Err(libc::EBADF));
-        assert_eq!(outcome(libc::socket(-1, 0, 0)), Err(libc::EAFNOSUPPORT));
-    }
-    assert_eq!(a.read_timeout().expect("the timeout"), Some(Duration::from_secs(2)));
+    everywhere(|| {
+        let (a, _b) = tcp_pair();
+        a.set_read_timeout(Some(Duration::from_secs(2))).expect("a timeout");
+        assert_eq!(a.read_timeout().expect("the timeout"), Some(Duration::from_secs(2)));
+        let bad = libc::timeval { tv_sec: 0, tv_usec: 1_000_000 };
+        let len = size_of_val(&bad) as libc::socklen_t;
+        let (level, option, at) = (libc::SOL_SOCKET, libc::SO_RCVTIMEO, (&raw const bad).cast());
+        // SAFETY: setsockopt(2) and getsockopt(2) with buffers of the length given.
+        unsafe {
+            let set = libc::setsockopt(a.as_raw_fd(), level, option, at, len);
+            assert_eq!(outcome(set), Err(libc::EDOM));
+            assert_eq!(outcome(libc::setsockopt(-1, level, option, at, len)), Err(libc::EBADF));
+            let (mut value, mut len) = (0 as c_int, size_of::<c_int>() as libc::socklen_t);
+            let at = (&raw mut value).cast();
+            let got = libc::getsockopt(a.as_raw_fd(), level, libc::SO_TYPE, at, &mut len);
+            assert_eq!((outcome(got), value), (Ok(0), libc::SOCK_STREAM));
+            assert_eq!(outcome(libc::shutdown(-1, libc::SHUT_RD)), Err(libc::EBADF));
+            assert_eq!(outcome(libc::socket(-1, 0, 0)), Err(libc::EAFNOSUPPORT));
+        }
+        assert_eq!(a.read_timeout().expect("the timeout"), Some(Duration::from_secs(2)));
+    });
 }
 
 #[test]
 fn negative_timeout_has_passed_at_once() {
-    let (a, _b) = tcp_pair();
-    let value = libc::timeval { tv_sec: -1, tv_usec: 0 };
-    set_option(&a, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &value);
-    assert_eq!(read(&a, 1), Err(libc::EAGAIN));
+    everywhere(|| {
+        let (a, _b) = tcp_pair();
+        let value = libc::timeval { tv_sec: -1, tv_usec: 0 };
+        set_option(&a, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &value);
+        assert_eq!(read(&a, 1), Err(libc::EAGAIN));
+    });
 }
 
 /// Room for the control data of a few descriptors, aligned as cmsg(3) wants it.
@@ -361,25 +394,27 @@ fn take(from: &OwnedFd) -> OwnedFd {
 
 #[test]
 fn descriptors_travel() {
-    let (a, b) = unix_pair(libc::SOCK_STREAM);
-    let (from, to) = pipe(0);
-    let sender = thread::spawn(move || {
-        thread::sleep(SHORT);
-        pass(&a, &from);
-        (a, from)
+    everywhere(|| {
+        let (a, b) = unix_pair(libc::SOCK_STREAM);
+        let (from, to) = pipe(0);
+        let sender = spawn(move || {
+            thread::sleep(SHORT);
+            pass(&a, &from);
+            (a, from)
+        });
+        let same = take(&b);
+        let (_a, from) = sender.join().expect("the sender");
+        let writer = spawn(move || {
+            thread::sleep(SHORT);
+            assert_eq!(write(&to, b"travelled"), Ok(9));
+            to
+        });
+        assert_eq!(read(&same, 100).as_deref(), Ok(&b"travelled"[..]));
+        let _to = writer.join().expect("the writer");
+        // One description, two names: a flag set through one is the other's.
+        set_nonblocking(&same, true);
+        assert_eq!(read(&from, 1), Err(libc::EAGAIN));
+        set_nonblocking(&from, false);
+        assert_eq!(status_flags(&same) & libc::O_NONBLOCK, 0);
     });
-    let same = take(&b);
-    let (_a, from) = sender.join().expect("the sender");
-    let writer = thread::spawn(move || {
-        thread::sleep(SHORT);
-        assert_eq!(write(&to, b"travelled"), Ok(9));
-        to
-    });
-    assert_eq!(read(&same, 100).as_deref(), Ok(&b"travelled"[..]));
-    let _to = writer.join().expect("the writer");
-    // One description, two names: a flag set through one is the other's.
-    set_nonblocking(&same, true);
-    assert_eq!(read(&from, 1), Err(libc::EAGAIN));
-    set_nonblocking(&from, false);
-    assert_eq!(status_flags(&same) & libc::O_NONBLOCK, 0);
 }

@@ -1,5 +1,8 @@
-//! Helpers of the integration tests: results with their `errno`, descriptors that close
-//! themselves, and pairs of sockets.
+//! Helpers of the integration tests: the same body on threads and on fibers, results with their
+//! `errno`, descriptors that close themselves, and pairs of sockets.
+//!
+//! What a body asserts, it asserts on plain threads first: that is the C library's own behaviour,
+//! and the measure of what the fibers show afterwards.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::ffi::c_int;
@@ -10,6 +13,58 @@ use std::time::Duration;
 
 // The crate under test: naming it is what links it.
 use sleave_libc as _;
+
+/// Runs `body` on threads, then on the fibers of runtimes with one, two and four workers.
+pub fn everywhere(body: fn()) {
+    body();
+    for workers in [1, 2, 4] {
+        let runtime = sleave_runtime::Runtime::builder().workers(workers).build();
+        let runtime = runtime.expect("a runtime");
+        runtime.run(body);
+        runtime.stop();
+    }
+}
+
+/// Whether the caller is a fiber: then what it spawns are fibers, too.
+pub fn in_fiber() -> bool {
+    sleave_runtime::current().is_some()
+}
+
+/// What [`spawn`] made.
+pub enum JoinHandle<T> {
+    Thread(std::thread::JoinHandle<T>),
+    Fiber(sleave_runtime::JoinHandle<T>),
+}
+
+impl<T> JoinHandle<T> {
+    pub fn join(self) -> std::thread::Result<T> {
+        match self {
+            JoinHandle::Thread(handle) => handle.join(),
+            JoinHandle::Fiber(handle) => handle.join(),
+        }
+    }
+}
+
+/// Another of the caller's sort, thread or fiber.
+pub fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    if in_fiber() {
+        JoinHandle::Fiber(sleave_runtime::spawn(body))
+    } else {
+        JoinHandle::Thread(std::thread::spawn(body))
+    }
+}
+
+/// A scope of the caller's sort; the two scopes have different types, hence no function.
+#[allow(unused_macros, reason = "each test binary uses its own part")]
+macro_rules! scope {
+    ($body:expr) => {
+        if $crate::support::in_fiber() {
+            sleave_runtime::scope($body)
+        } else {
+            std::thread::scope($body)
+        }
+    };
+}
 
 /// A result of the C library: the value, or `errno` where it is -1.
 pub fn outcome(result: impl TryInto<i64>) -> Result<i64, c_int> {
