@@ -342,3 +342,18 @@ fn yielding_is_fair_to_every_fiber() {
         flags.iter().filter(|flag| flag.is_up()).count()
     });
 }
+
+#[test]
+fn setuid_and_setgid_reach_every_thread_and_return() {
+    everywhere(|host| {
+        let busy = host.spawn_many(20, |_| (0..200).for_each(|_| std::thread::yield_now()));
+        let set = || {
+            // SAFETY: setuid(2) and setgid(2) take numbers; these are the ids that the process has.
+            unsafe { (libc::setuid(libc::getuid()), libc::setgid(libc::getgid())) }
+        };
+        let on_fibers: Vec<_> = (0..8).map(|_| host.spawn(set)).collect();
+        let from_outside = std::thread::spawn(set).join().unwrap();
+        drop(busy);
+        (on_fibers.into_iter().map(|set| set.value()).collect::<Vec<_>>(), from_outside)
+    });
+}

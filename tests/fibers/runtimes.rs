@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sleave::Runtime;
 
-use crate::support::kernel::{os_threads, tid};
+use crate::support::kernel::{block_thread, cpu_time, os_threads, tid};
 use crate::support::timing::eventually;
 use crate::support::watchdog::Watchdog;
 use crate::support::{Company, Count, Gate, Host, PATIENCE, WORKERS};
@@ -232,6 +232,51 @@ fn a_stopped_runtime_leaves_no_threads_and_no_descriptors() {
         let of_libtest = thread::available_parallelism().map_or(1, usize::from);
         eventually("the workers end", || os_threads() <= threads + of_libtest);
         assert!(descriptors() <= open + 2, "{} descriptors, {open} before", descriptors());
+    });
+}
+
+#[test]
+fn a_dropped_runtime_leaves_no_threads_and_no_descriptors() {
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let cycle = |workers| {
+        let runtime = runtime(workers);
+        // Still asleep when its runtime is dropped.
+        let sleeper = runtime.spawn(|| thread::sleep(Duration::from_millis(3)));
+        drop(runtime);
+        sleeper.join().unwrap();
+    };
+    Company::Alone.keep(|| {
+        let _watchdog = Watchdog::over(Host::Fibers { workers: 4 }, PATIENCE);
+        cycle(4);
+        let threads = os_threads();
+        let open = descriptors();
+        for workers in WORKERS.into_iter().cycle().take(60) {
+            cycle(workers);
+        }
+        let of_libtest = thread::available_parallelism().map_or(1, usize::from);
+        eventually("the workers end", || os_threads() <= threads + of_libtest);
+        // A runtime that is not yet taken apart when the next one is made costs its own few.
+        eventually("the descriptors are used again", || descriptors() <= open + 15);
+    });
+}
+
+#[test]
+fn a_run_that_ends_while_its_thread_is_busy_keeps_nobody_spinning() {
+    Company::Alone.keep(|| {
+        let _watchdog = Watchdog::over(Host::Fibers { workers: 4 }, PATIENCE);
+        let runtime = runtime(4);
+        let begun = Instant::now();
+        let used = cpu_time();
+        runtime.run(|| {
+            // Many fibers that block the threads they are on, the caller's among them.
+            for _ in 0..4 {
+                sleave::spawn(|| block_thread(Duration::from_millis(300)));
+            }
+            sleave::yield_now();
+        });
+        runtime.stop();
+        let (elapsed, used) = (begun.elapsed(), cpu_time() - used);
+        assert!(used < elapsed / 2, "{used:?} of CPU in {elapsed:?}");
     });
 }
 

@@ -1,6 +1,6 @@
 //! What the kernel says about this process, asked past the C library.
 //!
-//! A fiber's `gettid` is virtual; the bare instruction tells which OS thread it runs on. That is
+//! The bare instruction, which nothing can interpose, tells which OS thread it runs on. That is
 //! how the tests see a fiber move, and how they know that a thousand waits hold no thousand
 //! threads.
 //!

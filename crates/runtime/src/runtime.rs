@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use sleave_context::lock::Lock;
 
-use crate::fiber::{NoFibers, Watcher, current, space, watch};
-use crate::scheduler::{Core, Options, Statistics, enter_as_worker};
+use crate::fiber::{NoFibers, current, space, watch};
+use crate::scheduler::{Bell, Core, Options, Statistics, enter_as_worker, setxid};
 use crate::spawn::{Builder, JoinHandle};
 
 /// A set of workers, and the fibers spawned on it.
@@ -105,6 +105,7 @@ impl RuntimeBuilder {
         let slot = match space() {
             Ok(space) => {
                 watch();
+                setxid::wrap();
                 space.slot_size(stack)?
             }
             // Fibers are OS threads: std's default unless one was asked for.
@@ -202,7 +203,7 @@ impl Runtime {
 impl Drop for Runtime {
     fn drop(&mut self) {
         if let Some(CoreRef(core)) = self.core.take() {
-            core.release();
+            core.abandon();
         }
     }
 }
@@ -271,26 +272,17 @@ where
     run_on(here().expect("failed to start the default runtime"), f)
 }
 
-/// Wakes the thread that is a worker until a fiber has ended.
-struct Bell(&'static Core);
-
-impl Watcher for Bell {
-    fn ended(&self) {
-        self.0.driver.ring_bell();
-    }
-}
-
 fn run_on<F, T>(core: CoreRef, f: F) -> T
 where
     F: FnOnce() -> T + Send,
     T: Send,
 {
     let result = if current().is_none() && space().is_ok() && core.0.caller_enters() {
-        let bell = Arc::new(Bell(core.0));
+        let bell = Arc::new(Bell::new(core.0));
         // SAFETY: the task has ended, and its result been taken, before this function returns.
-        match unsafe { Builder::new().spawn_unchecked(core, Some(bell), f) } {
+        match unsafe { Builder::new().spawn_unchecked(core, Some(bell.clone()), f) } {
             Ok(spawned) => {
-                enter_as_worker(core.0, spawned.task());
+                enter_as_worker(core.0, spawned.task(), &bell);
                 spawned.join()
             }
             Err(e) => panic!("failed to spawn fiber: {e}"),

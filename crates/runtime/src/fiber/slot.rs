@@ -87,26 +87,37 @@ impl std::error::Error for NoFibers {}
 ///
 /// # Errors
 /// See [`NoFibers`]; the answer stays the same while the process lives.
+#[inline(always)]
 pub(crate) fn space() -> Result<&'static Space, &'static NoFibers> {
-    static ANSWER: AtomicPtr<Result<Space, NoFibers>> = AtomicPtr::new(null_mut());
+    // Acquire pairs with the Release in `find`.
+    let answer = ANSWER.load(Ordering::Acquire);
+    // SAFETY: null or a leaked box that is never written again.
+    match unsafe { answer.as_ref() } {
+        Some(answer) => answer.as_ref(),
+        None => find(),
+    }
+}
+
+static ANSWER: AtomicPtr<Result<Space, NoFibers>> = AtomicPtr::new(null_mut());
+
+/// The first call. On its own, for it needs pages of stack, and every switch asks for the space.
+#[cold]
+#[inline(never)]
+fn find() -> Result<&'static Space, &'static NoFibers> {
     static FINDING: Lock<()> = Lock::new(());
-    // Acquire pairs with the Release below.
-    let mut answer = ANSWER.load(Ordering::Acquire);
+    // Outside of our lock: this starts threads and waits for them.
+    let kit = identity::kit();
+    let _finding = FINDING.lock();
+    // Relaxed: stored under the lock.
+    let mut answer = ANSWER.load(Ordering::Relaxed);
     if answer.is_null() {
-        // Outside of our lock: this starts threads and waits for them.
-        let kit = identity::kit();
-        let _finding = FINDING.lock();
-        // Relaxed: stored under the lock.
-        answer = ANSWER.load(Ordering::Relaxed);
-        if answer.is_null() {
-            let found = match kit {
-                Ok(kit) => Space::open(kit),
-                Err(why) => Err(NoFibers::Identity(why)),
-            };
-            answer = Box::into_raw(Box::new(found));
-            // Release publishes what the box holds.
-            ANSWER.store(answer, Ordering::Release);
-        }
+        let found = match kit {
+            Ok(kit) => Space::open(kit),
+            Err(why) => Err(NoFibers::Identity(why)),
+        };
+        answer = Box::into_raw(Box::new(found));
+        // Release publishes what the box holds.
+        ANSWER.store(answer, Ordering::Release);
     }
     // SAFETY: leaked above, never written again.
     unsafe { &*answer }.as_ref()

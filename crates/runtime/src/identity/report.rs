@@ -1,4 +1,4 @@
-//! What was found, for people: `sleave run --report`, tests, and whoever meets an unknown glibc.
+//! What was found, for people: the tests, `examples/identity_cost.rs`, and whoever meets an unknown glibc.
 
 use std::fmt;
 

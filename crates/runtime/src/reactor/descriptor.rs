@@ -506,8 +506,8 @@ pub fn close(fd: RawFd, call: impl FnOnce() -> isize) -> isize {
     let mut woken = Batch::new();
     let generation = {
         let mut state = descriptor.state.lock();
-        if state.shared && state.driver != 0 && current().is_some() {
-            Driver::unregister(driver(), fd);
+        if state.shared && current().is_some() && state.driver == driver().id() {
+            driver().unregister(fd);
         }
         descriptor.renew(&mut state, &mut woken);
         state.closing = true;

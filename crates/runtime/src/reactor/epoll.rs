@@ -36,6 +36,14 @@ const EVENTS: usize = 256;
 const INTEREST: u32 =
     (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLPRI | libc::EPOLLET) as u32;
 
+/// Which of the driver's own events somebody has collected, and must answer for.
+pub(crate) struct Collected {
+    /// The ring: somebody was to be woken, and this is who.
+    pub(crate) rung: bool,
+    /// The alarm: timers may be due, and no alarm is set for those that come later.
+    pub(crate) alarmed: bool,
+}
+
 pub(crate) struct Driver {
     epoll: RawFd,
     ring: RawFd,
@@ -96,27 +104,28 @@ impl Driver {
 
     /// Has nothing more of `fd` reported. Needed only where closing does not see to it: the
     /// description has other descriptors.
-    pub(super) fn unregister(epoll: &Driver, fd: RawFd) {
-        let _ = kernel::epoll_ctl(epoll.epoll, libc::EPOLL_CTL_DEL, fd, 0, 0);
+    pub(super) fn unregister(&self, fd: RawFd) {
+        let _ = kernel::epoll_ctl(self.epoll, libc::EPOLL_CTL_DEL, fd, 0, 0);
     }
 
     /// Collects events and adds the fibers that they wake to `woken`; sleeps for the first event
-    /// if `block`. Returns whether the ring was among them.
-    pub(crate) fn poll(&self, block: bool, woken: &mut Batch) -> bool {
+    /// if `block`. Returns which of the driver's own were among them.
+    pub(crate) fn poll(&self, block: bool, woken: &mut Batch) -> Collected {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
         let count = kernel::epoll_wait(self.epoll, &mut events, block);
-        let mut rung = false;
+        let mut collected = Collected { rung: false, alarmed: false };
         for event in &events[..count] {
             match event.u64 {
-                RING => rung = true,
+                RING => collected.rung = true,
                 ALARM => {
                     *self.armed.lock() = u64::MAX;
+                    collected.alarmed = true;
                 }
                 BELL => {}
                 data => descriptor::event(data, event.events, woken),
             }
         }
-        rung
+        collected
     }
 
     /// Wakes one sleeper.

@@ -22,6 +22,8 @@ mod epoll;
 mod poll;
 
 #[cfg(all(test, not(loom)))]
+mod stress;
+#[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use descriptor::{Direction, Readiness, attempt, close, drained, hung_up, leave};

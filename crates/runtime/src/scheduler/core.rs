@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
 
 use sleave_context::lock::Lock;
 
+use super::bell::Bell;
 use super::injector::Injector;
 use super::monitor;
 use super::processor::Processor;
@@ -67,12 +68,14 @@ pub(crate) struct Core {
     /// Workers that sleep in the driver, or are about to.
     sleeping: AtomicUsize,
 
-    /// Fibers spawned and not ended.
+    /// Fibers spawned and not ended, and one for the handle.
     fibers: AtomicUsize,
-    /// The handle is gone or waits: when the last fiber ends, the workers go.
-    stopping: AtomicBool,
-    /// 1 when workers shall go; a futex.
+    /// The handle has been dropped.
+    orphaned: AtomicBool,
+    /// Workers shall go.
     stopped: AtomicU32,
+    /// 1 when the last fiber has ended and all has been said; a futex.
+    ended: AtomicU32,
     /// Counts calls for spare threads; a futex.
     calls: AtomicU32,
 }
@@ -92,6 +95,16 @@ struct Staff {
     threads: Vec<OsThread>,
     /// Processors without a worker.
     free: Vec<&'static Processor>,
+}
+
+impl Staff {
+    /// The worker of `processor` counts, whatever the monitor has found.
+    fn unblock(&mut self, processor: &Processor) {
+        // Relaxed: under the lock, as this method's caller has it.
+        if processor.blocked.swap(false, Ordering::Relaxed) {
+            self.blocked -= 1;
+        }
+    }
 }
 
 // SAFETY: `processors` is written below `count` only before `count` says so, under the lock of
@@ -139,7 +152,8 @@ impl Core {
                 searching: AtomicUsize::new(0),
                 sleeping: AtomicUsize::new(0),
                 fibers: AtomicUsize::new(0),
-                stopping: AtomicBool::new(false),
+                orphaned: AtomicBool::new(false),
+                ended: AtomicU32::new(0),
                 stopped: AtomicU32::new(0),
                 calls: AtomicU32::new(0),
             })),
@@ -147,7 +161,9 @@ impl Core {
         // Relaxed: nobody else has the core yet; the first spawn publishes it.
         core.workers.store(options.workers, Ordering::Relaxed);
         core.slot.store(options.slot, Ordering::Relaxed);
-        core.stopping.store(false, Ordering::Relaxed);
+        core.fibers.store(1, Ordering::Relaxed);
+        core.orphaned.store(false, Ordering::Relaxed);
+        core.ended.store(0, Ordering::Relaxed);
         core.stopped.store(0, Ordering::Relaxed);
         *core.name.lock() = options.name;
         monitor::watch(core);
@@ -183,22 +199,31 @@ impl Core {
 
     /// Tells a worker that there is work, if one is free to do it.
     pub(super) fn notify(&self) {
-        // SeqCst: (2) of the essay in `mod.rs`.
-        fence(Ordering::SeqCst);
-        // Relaxed: ordered by the fence.
-        if self.searching.load(Ordering::Relaxed) != 0
-            || (self.sleeping.load(Ordering::Relaxed) == 0 && self.active() >= self.workers())
-        {
-            return;
-        }
-        // SeqCst: the count is part of the essay's argument.
-        if self.searching.compare_exchange(0, 1, Ordering::SeqCst, Ordering::Relaxed).is_err() {
-            return;
-        }
-        if self.sleeping.load(Ordering::SeqCst) > 0 {
-            self.driver.ring();
-        } else if !self.start_worker() {
+        loop {
+            // SeqCst: (2) of the essay in `mod.rs`.
+            fence(Ordering::SeqCst);
+            // Relaxed: ordered by the fence.
+            if self.searching.load(Ordering::Relaxed) != 0
+                || (self.sleeping.load(Ordering::Relaxed) == 0 && self.active() >= self.workers())
+            {
+                return;
+            }
+            // SeqCst: the count is part of the essay's argument.
+            if self.searching.compare_exchange(0, 1, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+                return;
+            }
+            if self.sleeping.load(Ordering::SeqCst) > 0 {
+                return self.driver.ring();
+            }
+            if self.start_worker() {
+                return;
+            }
             self.searching.fetch_sub(1, Ordering::SeqCst);
+            // Others may have relied on the searcher that there was not to be. Who goes to
+            // sleep after this look sees their work itself.
+            if self.sleeping.load(Ordering::SeqCst) == 0 {
+                return;
+            }
         }
     }
 
@@ -214,8 +239,10 @@ impl Core {
 
     /// Whether every worker sleeps.
     pub(super) fn is_idle(&self) -> bool {
-        // SeqCst: the monitor looks here after it has said that it sleeps, see `monitor::awake`.
-        self.sleeping.load(Ordering::SeqCst) >= self.active() && !self.has_injected()
+        // SeqCst, both: the monitor looks here after it has said that it sleeps, see
+        // `monitor::awake`.
+        self.sleeping.load(Ordering::SeqCst) >= self.active.load(Ordering::SeqCst)
+            && !self.has_injected()
     }
 
     pub(super) fn has_injected(&self) -> bool {
@@ -241,12 +268,18 @@ impl Core {
     /// The worker has found something to run.
     pub(super) fn found(&self, processor: &Processor) {
         if self.stop_searching(processor) {
-            // There may be more where that came from.
-            let more = self.injector.len() > 0 || processor.queue.len() > 0;
-            if more {
+            // There may be more where that came from, and whoever made more elsewhere has seen
+            // this worker search and left it to it. SeqCst: as (b) of the essay.
+            fence(Ordering::SeqCst);
+            if self.has_work() {
                 self.notify();
             }
         }
+    }
+
+    /// Whether something lies in a queue.
+    fn has_work(&self) -> bool {
+        self.has_injected() || self.processors().iter().any(|p| p.queue.len() > 0)
     }
 
     /// Fires the timers of all wheels that are due at `now`.
@@ -254,23 +287,38 @@ impl Core {
         let mut all = Batch::new();
         for processor in self.processors() {
             if processor.timers.next() <= now {
-                let mut fired = processor.timers.fire(now);
-                while let Some(runnable) = fired.take() {
-                    all.add(runnable);
-                }
+                all.append(processor.timers.fire(now));
             }
         }
         all
+    }
+
+    /// Sets the alarm to the earliest deadline of all wheels.
+    fn arm(&self) {
+        let next = self.processors().iter().map(|p| p.timers.next()).min();
+        if let Some(next) = next.filter(|&next| next != u64::MAX) {
+            self.driver.arm(next);
+        }
     }
 
     /// Collects events of the driver into the processor's queue, after sleeping until there is one if
     /// `block`.
     pub(super) fn poll(&self, processor: &Processor, block: bool) {
         let mut woken = Batch::new();
-        let rung = self.driver.poll(block, &mut woken);
-        if rung && processor.searching.replace(true) {
+        let collected = self.driver.poll(block, &mut woken);
+        if collected.rung && processor.searching.replace(true) {
             // Whoever rang has counted one more searcher than there is.
             self.searching.fetch_sub(1, Ordering::SeqCst);
+        }
+        if collected.alarmed {
+            // Fired before any of it runs: those who sleep on rely on the next alarm, and what
+            // runs here may compute for long.
+            woken.append(self.due(kernel::now()));
+            // SeqCst: whoever counts itself later than this load arms the alarm itself. The
+            // caller is still counted if it has slept, and does so as well when it sleeps again.
+            if self.sleeping.load(Ordering::SeqCst) > usize::from(block) {
+                self.arm();
+            }
         }
         if woken.first.is_some() {
             super::schedule(woken);
@@ -278,21 +326,23 @@ impl Core {
     }
 
     /// Sleeps until there is something to do.
-    pub(super) fn sleep(&self, processor: &'static Processor, done: &dyn Fn() -> bool) {
+    pub(super) fn sleep(
+        &self,
+        processor: &'static Processor,
+        done: &dyn Fn() -> bool,
+        bell: Option<&Bell>,
+    ) {
         // (a) of the essay in `mod.rs`.
         self.sleeping.fetch_add(1, Ordering::SeqCst);
         self.stop_searching(processor);
         // (b)
         fence(Ordering::SeqCst);
         // (c)
-        let work = self.injector.len() > 0 || self.processors().iter().any(|p| p.queue.len() > 0);
-        if !work && !done() {
-            let next = self.processors().iter().map(|p| p.timers.next()).min();
-            if let Some(next) = next.filter(|&next| next != u64::MAX) {
-                self.driver.arm(next);
-            }
+        if !self.has_work() && !done() && bell.is_none_or(Bell::lies_down) {
+            self.arm();
             // (d)
             self.poll(processor, true);
+            bell.inspect(|bell| bell.gets_up());
         }
         // SeqCst: before the look in `awake`.
         self.sleeping.fetch_sub(1, Ordering::SeqCst);
@@ -352,12 +402,13 @@ impl Core {
     }
 
     fn count_active(&self, staff: &Staff) {
-        // Relaxed: see `active`.
-        self.active.store(staff.live - staff.blocked, Ordering::Relaxed);
+        // SeqCst: before the look in `monitor::awake`, see there.
+        self.active.store(staff.live - staff.blocked, Ordering::SeqCst);
     }
 
     /// A processor for a thread that is counted in `live`.
     pub(super) fn take_processor(&self) -> &'static Processor {
+        monitor::awake();
         let mut staff = self.staff.lock();
         if let Some(processor) = staff.free.pop() {
             return processor;
@@ -386,11 +437,13 @@ impl Core {
     }
 
     /// Counts the calling worker out if there is one too many; whether it did.
-    pub(super) fn leaves_crowd(&self) -> bool {
+    pub(super) fn leaves_crowd(&self, processor: &Processor) -> bool {
         let mut staff = self.staff.lock();
+        staff.unblock(processor);
         // Acquire: as in `is_crowded`.
         let stopped = self.stopped.load(Ordering::Acquire) != 0;
         if !stopped && staff.live - staff.blocked <= self.workers() {
+            self.count_active(&staff);
             return false;
         }
         staff.live -= 1;
@@ -435,8 +488,8 @@ impl Core {
     }
 
     pub(super) fn caller_leaves(&self, processor: &Processor) {
-        self.unblock(processor);
         let mut staff = self.staff.lock();
+        staff.unblock(processor);
         staff.callers -= 1;
         staff.live -= 1;
         self.count_active(&staff);
@@ -444,27 +497,33 @@ impl Core {
 
     /// The monitor has found the worker of `processor` stuck: it does not count until it moves.
     pub(super) fn block(&self, processor: &Processor) {
-        let mut staff = self.staff.lock();
-        // Relaxed: under the lock.
-        if !processor.blocked.swap(true, Ordering::Relaxed) {
+        {
+            let mut staff = self.staff.lock();
+            // Relaxed, both: a worker that has left says so under the lock, and long before it
+            // does it runs no fiber any more. Then there is nobody to be counted out.
+            if processor.running.load(Ordering::Relaxed).is_null()
+                || processor.blocked.swap(true, Ordering::Relaxed)
+            {
+                return;
+            }
             staff.blocked += 1;
             self.count_active(&staff);
         }
-        drop(staff);
         if !self.start_worker_searching() {
             self.notify();
         }
     }
 
     /// The worker of `processor` moves.
-    fn unblock(&self, processor: &Processor) {
+    pub(super) fn unblock(&self, processor: &Processor) {
         // Relaxed: set by the monitor; if it is seen late, then a loop later.
         if processor.blocked.load(Ordering::Relaxed) {
-            let mut staff = self.staff.lock();
-            if processor.blocked.swap(false, Ordering::Relaxed) {
-                staff.blocked -= 1;
+            {
+                let mut staff = self.staff.lock();
+                staff.unblock(processor);
                 self.count_active(&staff);
             }
+            monitor::awake();
         }
     }
 
@@ -476,35 +535,50 @@ impl Core {
     }
 
     pub(crate) fn fiber_ends(&self) {
-        // SeqCst, both: either we see `stopping`, or `stop` sees the count without us.
-        if self.fibers.fetch_sub(1, Ordering::SeqCst) == 1 && self.stopping.load(Ordering::SeqCst) {
+        // AcqRel: the last sees what all the others did.
+        if self.fibers.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.end();
         }
     }
 
-    /// Lets the workers go when the last fiber has ended. Once for each core in use.
+    /// Lets the workers go when the last fiber has ended. Once for each core in use: the handle
+    /// counts as a fiber until then.
     pub(crate) fn release(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
-        if self.fibers.load(Ordering::SeqCst) == 0 {
-            self.end();
-        }
+        self.fiber_ends();
+    }
+
+    /// As [`Core::release`], with nobody who will call [`Core::join`]: the monitor does.
+    pub(crate) fn abandon(&self) {
+        // Release: with `is_orphaned`.
+        self.orphaned.store(true, Ordering::Release);
+        self.release();
+    }
+
+    /// Whether the core has been abandoned, and is to be joined now.
+    pub(super) fn is_orphaned(&self) -> bool {
+        // SeqCst: the monitor looks here after it has said that it sleeps, see `monitor::awake`.
+        self.ended.load(Ordering::SeqCst) != 0 && self.orphaned.load(Ordering::Acquire)
     }
 
     fn end(&self) {
         // Release: who sees it sees everything that the fibers did.
         self.stopped.store(1, Ordering::Release);
-        kernel::futex_wake(self.stopped.as_ptr() as usize, i32::MAX);
         self.calls.fetch_add(1, Ordering::Release);
         kernel::futex_wake(self.calls.as_ptr() as usize, i32::MAX);
         self.driver.dismiss(true);
+        // SeqCst: before the look in `awake`. The last access to this core by who ends it: it may
+        // belong to another runtime after this. (A wake only names the address.)
+        self.ended.store(1, Ordering::SeqCst);
+        kernel::futex_wake(self.ended.as_ptr() as usize, i32::MAX);
+        monitor::awake();
     }
 
     /// Waits until every fiber has ended and every worker is gone. After [`Core::release`], and
     /// once; the core belongs to somebody else then.
     pub(crate) fn join(&'static self) {
-        // Acquire pairs with the Release in `end`.
-        while self.stopped.load(Ordering::Acquire) == 0 {
-            kernel::futex_wait(&self.stopped, 0, None);
+        // Acquire pairs with the store in `end`.
+        while self.ended.load(Ordering::Acquire) == 0 {
+            kernel::futex_wait(&self.ended, 0, None);
         }
         loop {
             let thread = self.staff.lock().threads.pop();
@@ -537,7 +611,7 @@ impl Core {
         };
         Statistics {
             // Relaxed, both: a momentary view.
-            fibers: self.fibers.load(Ordering::Relaxed),
+            fibers: self.fibers.load(Ordering::Relaxed).saturating_sub(1),
             workers: live - blocked,
             idle: self.sleeping.load(Ordering::Relaxed).min(live - blocked),
             blocked,

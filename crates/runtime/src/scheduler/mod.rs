@@ -27,26 +27,34 @@
 //! The two fences are in one order. If (2) comes before (b), the look in (c) finds the work. If
 //! (b) comes before (2), step (3) sees `sleeping`, and rings, or sees another worker searching;
 //! that one will go through (a)–(c) itself or find the work. A worker that searched and found
-//! something tells the next one (`Core::notify` again) if it was the last searching, since
-//! there may be more. The ring is not lost either: the eventfd is edge-triggered in the epoll set,
+//! something, or leaves for good, tells the next one (`Core::notify` again) if it was the last
+//! searching, since there may be more. The ring is not lost either: the eventfd is edge-triggered in the epoll set,
 //! so its event stays there until *some* worker collects it, and whoever does is then the one
 //! who searches.
 //!
 //! Timers: a worker arms the timerfd for the earliest deadline of all wheels between (b) and (d); a
-//! fiber that starts an earlier timer while somebody sleeps arms it itself (`timer_started`).
+//! fiber that starts an earlier timer while somebody sleeps arms it itself (`timer_started`). An
+//! alarm wakes one worker only, which fires what is due and, before it runs any of that, arms the
+//! next alarm for those who sleep on.
 //!
 //! One saving: a fiber that makes *one* other runnable, with an empty queue, usually parks right
 //! after, so nobody is woken for it. Should it compute on instead, the `monitor` notices.
 
+mod bell;
 mod core;
 mod injector;
 mod monitor;
 mod processor;
 mod queue;
+pub(crate) mod setxid;
 mod worker;
+
+#[cfg(all(test, not(loom)))]
+mod tests;
 
 pub use self::core::{Options, Statistics};
 
+pub(crate) use self::bell::Bell;
 pub(crate) use self::core::Core;
 pub(crate) use self::processor::Processor;
 pub(crate) use self::worker::{enter_as_worker, leave};

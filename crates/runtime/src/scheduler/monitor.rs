@@ -7,6 +7,7 @@
 //!   all anyway. When it moves again it is one too many, and the next to find that out becomes a
 //!   spare thread.
 //! * Work lies in a queue while a worker sleeps, because whoever made it runnable computes on.
+//! * A runtime whose handle was dropped has run its last fiber: its threads are to be joined.
 //! * Slots that no fiber has needed for a while return their memory.
 //!
 //! It ticks only while some worker is awake: an idle process has no wake-ups.
@@ -66,7 +67,7 @@ pub(super) fn forget(core: &'static Core) {
     WATCHED.lock().retain(|watched| !std::ptr::eq(watched.core, core));
 }
 
-/// A worker has been woken: the monitor shall look again.
+/// A worker has been woken, has begun or counts again: the monitor shall look again.
 #[inline]
 pub(super) fn awake() {
     // SeqCst: the caller has counted itself awake before; the monitor says that it sleeps and then
@@ -86,6 +87,9 @@ fn monitor() {
         for watched in WATCHED.lock().iter_mut() {
             busy |= look(watched);
         }
+        while let Some(core) = orphan() {
+            core.join();
+        }
         until_trim -= 1;
         if until_trim == 0 || quiet == QUIET {
             until_trim = TRIM;
@@ -98,12 +102,17 @@ fn monitor() {
             quiet = 0;
             // SeqCst: see `awake`.
             ASLEEP.store(1, Ordering::SeqCst);
-            if WATCHED.lock().iter().all(|watched| watched.core.is_idle()) {
+            if WATCHED.lock().iter().all(|watched| watched.core.is_idle()) && orphan().is_none() {
                 kernel::futex_wait(&ASLEEP, 1, None);
             }
             ASLEEP.store(0, Ordering::Relaxed);
         }
     }
+}
+
+/// A runtime whose handle was dropped and whose last fiber has ended.
+fn orphan() -> Option<&'static Core> {
+    WATCHED.lock().iter().map(|watched| watched.core).find(|core| core.is_orphaned())
 }
 
 /// Looks at one runtime; whether any of its workers is awake.
@@ -154,7 +163,8 @@ fn is_stuck(processor: &Processor, seen: &mut Seen) -> bool {
 
 /// Signals are for the program's threads and fibers.
 fn block_signals() {
-    let all = u64::MAX;
+    // All but the two that glibc keeps for itself, 32 and 33: setuid(2) waits for every thread to answer.
+    let all = !(0b11u64 << 31);
     // SAFETY: rt_sigprocmask(2) reads a mask of eight bytes.
     let _ = unsafe {
         syscalls::syscall!(

@@ -109,8 +109,10 @@ impl Processor {
             // SAFETY: the owner calls; the batch owned the runnable.
             unsafe { self.queue.push(runnable) };
         }
-        // One alone is left to this worker, see the essay in `mod.rs`.
-        if several || self.queue.len() > 1 {
+        // One alone is left to this worker, see the essay in `mod.rs`; but not to one that was
+        // stuck, for whose queue the monitor may have ceased to look. Relaxed: it looks a few
+        // times more after it has set this.
+        if several || self.queue.len() > 1 || self.blocked.load(Ordering::Relaxed) {
             self.core.notify();
         }
     }

@@ -152,6 +152,23 @@ impl Queue {
         }
     }
 
+    /// The address of the one that is `ahead` places behind the oldest; only an address, for it may
+    /// be taken, and gone, at any time.
+    ///
+    /// # Safety
+    /// Only the owner calls this.
+    #[inline]
+    pub(crate) unsafe fn peek(&self, ahead: u64) -> *const Runnable {
+        // Relaxed, all three: a stale answer is a useless prefetch, no more.
+        let position = self.head.0.load(Ordering::Relaxed) + ahead;
+        if position >= self.tail.0.load(Ordering::Relaxed) {
+            return null_mut();
+        }
+        // SAFETY: the current buffer lives as long as the queue.
+        let buffer = unsafe { &*self.buffer.load(Ordering::Relaxed) };
+        buffer.slot(position).load(Ordering::Relaxed)
+    }
+
     /// Takes half of what is here, `MOST` at most: returns the oldest and appends the others
     /// to `thief`.
     ///

@@ -167,6 +167,13 @@ impl Batch {
         self.count += 1;
     }
 
+    /// Adds all of `other`, in its order.
+    pub(crate) fn append(&mut self, mut other: Batch) {
+        while let Some(runnable) = other.take() {
+            self.add(runnable);
+        }
+    }
+
     /// Takes the first.
     pub(crate) fn take(&mut self) -> Option<NonNull<Runnable>> {
         let first = self.first?;
