@@ -65,6 +65,9 @@ pub fn run(arguments: &Echo) -> io::Result<()> {
     let served = match arguments.mode {
         Mode::Threads => accept_until_stopped(listener, Mode::Threads),
         Mode::Fibers => {
+            if let Err(why) = sleave::identity() {
+                eprintln!("fibers are OS threads here: {why}");
+            }
             let runtime = sleave::Runtime::builder().workers(arguments.workers).build()?;
             let served = runtime.run(|| accept_until_stopped(listener, Mode::Fibers));
             runtime.stop();
