@@ -40,10 +40,10 @@ impl Count {
     }
 
     fn wait(&self) {
-        // Acquire pairs with the Release of the last that ends.
-        while self.running.fetch_or(1, Ordering::Acquire) > 1 {
-            let seen = self.running.load(Ordering::Acquire);
-            if seen <= 1 {
+        loop {
+            // Acquire pairs with the Release of the last that ends.
+            let seen = self.running.fetch_or(1, Ordering::Acquire) | 1;
+            if seen == 1 {
                 return;
             }
             if in_fiber() {

@@ -251,12 +251,11 @@ impl Core {
 
     // ---- a worker looks for work ----
 
-    pub(super) fn start_searching(&self, processor: &Processor) -> bool {
+    pub(super) fn start_searching(&self, processor: &Processor) {
         if !processor.searching.replace(true) {
             // SeqCst: as in `notify`.
             self.searching.fetch_add(1, Ordering::SeqCst);
         }
-        true
     }
 
     /// The worker searches no longer; returns whether it was the last that did.

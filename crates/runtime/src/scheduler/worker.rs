@@ -376,9 +376,7 @@ fn find(processor: &'static Processor) -> Option<NonNull<Runnable>> {
     if let Some(next) = unsafe { processor.queue.pop() } {
         return Some(next);
     }
-    if !core.start_searching(processor) {
-        return None;
-    }
+    core.start_searching(processor);
     for _ in 0..STEAL_ROUNDS {
         let processors = core.processors();
         let first = processor.random(processors.len());
