@@ -151,6 +151,25 @@ fn several_plain_threads_run_on_one_runtime() {
     });
 }
 
+/// Callers of `run` that end at the same time wake and ring each other on their way out. Whoever goes last leaves
+/// a worker behind: there are more callers than workers, so fibers still wait for a deadline.
+#[test]
+fn runs_that_end_together_leave_a_worker_for_the_rest() {
+    for_each_size(|workers| {
+        let runtime = runtime(workers);
+        for _ in 0..300 {
+            thread::scope(|scope| {
+                for _ in 0..workers + 2 {
+                    let runtime = &runtime;
+                    let nap = || thread::sleep(Duration::from_micros(200));
+                    scope.spawn(move || runtime.run(|| sleave::spawn(nap).join().unwrap()));
+                }
+            });
+        }
+        runtime.stop();
+    });
+}
+
 #[test]
 fn two_runtimes_talk_to_each_other() {
     for_each_size(|workers| {

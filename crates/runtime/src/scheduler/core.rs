@@ -486,12 +486,22 @@ impl Core {
         true
     }
 
+    /// A caller of `run` is a worker no longer. The last worker to go leaves another in its place:
+    /// fibers that it does not know of may wait for a descriptor or a deadline, for which somebody
+    /// has to sleep in the driver. That must not be left to [`Core::notify`], which trusts in a
+    /// ring that went to a sleeper, and that sleeper may be this one, woken by its bell just then.
     pub(super) fn caller_leaves(&self, processor: &Processor) {
-        let mut staff = self.staff.lock();
-        staff.unblock(processor);
-        staff.callers -= 1;
-        staff.live -= 1;
-        self.count_active(&staff);
+        let nobody_left = {
+            let mut staff = self.staff.lock();
+            staff.unblock(processor);
+            staff.callers -= 1;
+            staff.live -= 1;
+            self.count_active(&staff);
+            staff.live == staff.blocked
+        };
+        if nobody_left {
+            self.start_worker_searching();
+        }
     }
 
     /// The monitor has found the worker of `processor` stuck: it does not count until it moves.

@@ -301,6 +301,8 @@ pub(crate) fn enter_as_worker(core: &'static Core, task: &TaskRef, bell: &Bell) 
 /// Leaves a processor in a state in which the next worker can take it over.
 fn retire(processor: &'static Processor) {
     let core = processor.core();
+    // A ring that was meant for this worker counts as one who searches: that is passed on below.
+    core.poll(processor, false);
     let mut rest = Batch::new();
     // SAFETY: the owner calls.
     while let Some(runnable) = unsafe { processor.queue.pop() } {
@@ -311,7 +313,7 @@ fn retire(processor: &'static Processor) {
     processor.own(false);
     core.give_processor(processor);
     // What is left is somebody else's now; as is what others left to this worker while it
-    // searched, and a ring that it has collected on its way out.
+    // searched, or rang it for.
     core.injector.push(rest);
     core.notify();
 }
