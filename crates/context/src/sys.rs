@@ -1,18 +1,21 @@
-//! The system calls of this crate, bare: memory and futexes.
+//! The system calls of this crate, bare: memory, futexes, and what a signal handler needs.
 //!
 //! Each is one instruction, not a call into the C library: no `errno`, no cancellation point, and
 //! nothing that a program could have replaced.
 
+use core::ptr::{null, null_mut};
 use core::sync::atomic::AtomicU32;
+#[cfg(not(target_arch = "x86_64"))]
+use core::sync::atomic::{AtomicUsize, Ordering};
 use syscalls::{Errno, Sysno, syscall};
 
 /// `MADV_GUARD_INSTALL`, Linux 6.13; newer than the `libc` crate's list.
 pub(crate) const MADV_GUARD_INSTALL: i32 = 102;
 
 /// Reserves `len` bytes of private anonymous address space with protection `prot`, charged to
-/// nobody until it is touched. mmap(2).
-pub(crate) fn map(len: usize, prot: i32) -> Result<usize, Errno> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+/// nobody until it is touched; `flags` beside those that say this. mmap(2).
+pub(crate) fn map(len: usize, prot: i32, flags: i32) -> Result<usize, Errno> {
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the kernel's choice disturbs nobody.
     unsafe { syscall!(Sysno::mmap, 0, len, prot, flags, -1_isize, 0) }
 }
@@ -62,4 +65,97 @@ pub(crate) fn futex_wake(word: &AtomicU32, count: u32) {
     // SAFETY: the address is only a key. The lock's memory may even be gone by now, as the next holder may
     // have freed it: then the kernel finds no sleeper, or wakes one that looks again (futex(2), spurious wake-ups).
     let _ = unsafe { syscall!(Sysno::futex, word.as_ptr(), op, count) };
+}
+
+/// Writes to standard error, as far as that is possible. write(2).
+pub(crate) fn complain(mut text: &[u8]) {
+    while !text.is_empty() {
+        // SAFETY: reads what `text` covers.
+        match unsafe { syscall!(Sysno::write, libc::STDERR_FILENO, text.as_ptr(), text.len()) } {
+            Ok(written) if written > 0 => text = &text[written..],
+            Err(Errno::EINTR) => {}
+            _ => return,
+        }
+    }
+}
+
+/// Ends the process as abort(3) does: by SIGABRT, also if that is blocked, ignored or handled by one who returns.
+pub(crate) fn abort() -> ! {
+    // The kernel's sigaction: handler (SIG_DFL is 0), flags, restorer, mask.
+    let default = [0_usize; 4];
+    let mask = 1_u64 << (libc::SIGABRT - 1);
+    // SAFETY: signals of our own process; both structures are read only, and of the size that is said.
+    unsafe {
+        let _ = syscall!(Sysno::rt_sigprocmask, libc::SIG_UNBLOCK, &raw const mask, 0, 8);
+        raise(libc::SIGABRT);
+        let _ = syscall!(Sysno::rt_sigaction, libc::SIGABRT, &raw const default, 0, 8);
+        raise(libc::SIGABRT);
+        // Not reached.
+        let _ = syscall!(Sysno::exit_group, 128 + libc::SIGABRT);
+    }
+    unreachable!("exit_group(2) does not return")
+}
+
+/// Bytes of a page.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+pub(crate) const fn page_size() -> usize {
+    4096
+}
+
+/// Bytes of a page: 4, 16 or 64 KiB on 64-bit Arm, as the kernel was built.
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+pub(crate) fn page_size() -> usize {
+    /// What to take where the kernel does not say: what every page size divides.
+    const LARGEST: usize = 64 << 10;
+    static SIZE: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: the number stands for itself, and whoever sees it late asks the kernel once more.
+    match SIZE.load(Ordering::Relaxed) {
+        0 => {
+            let size = auxiliary(libc::AT_PAGESZ).unwrap_or(LARGEST);
+            SIZE.store(size, Ordering::Relaxed);
+            size
+        }
+        size => size,
+    }
+}
+
+/// An entry of the auxiliary vector, what the kernel tells a program about itself: getauxval(3), proc(5). `None` if
+/// there is no such entry, or no /proc.
+pub(crate) fn auxiliary(kind: u64) -> Option<usize> {
+    // Some 20 entries on any kernel so far.
+    let mut entries = [[0_usize; 2]; 64];
+    let (path, flags) = (c"/proc/self/auxv".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+    // SAFETY: open(2), read(2), close(2) with a path, a buffer and a descriptor of our own.
+    let len = unsafe {
+        let file = syscall!(Sysno::openat, libc::AT_FDCWD, path, flags).ok()?;
+        let len = syscall!(Sysno::read, file, entries.as_mut_ptr(), size_of_val(&entries));
+        let _ = syscall!(Sysno::close, file);
+        len.ok()?
+    };
+    let entries = &entries[..len / size_of_val(&entries[0])];
+    entries.iter().find(|[key, _]| *key as u64 == kind).map(|[_, value]| *value)
+}
+
+/// The calling thread's alternate signal stack, which becomes `new` if there is one. sigaltstack(2).
+///
+/// # Safety
+///
+/// The memory of `new` is a signal stack's own until another one is set.
+pub(crate) unsafe fn signal_stack(new: Option<&libc::stack_t>) -> Result<libc::stack_t, Errno> {
+    let new = new.map_or(null(), |new| &raw const *new);
+    let mut old = libc::stack_t { ss_sp: null_mut(), ss_flags: 0, ss_size: 0 };
+    // SAFETY: structures of our own; the caller's promise.
+    unsafe { syscall!(Sysno::sigaltstack, new, &raw mut old) }.map(|_| old)
+}
+
+/// Sends `signal` to the calling thread, as the kernel knows it. tgkill(2).
+pub(crate) fn raise(signal: i32) {
+    // SAFETY: system calls with numbers only.
+    unsafe {
+        if let (Ok(process), Ok(thread)) = (syscall!(Sysno::getpid), syscall!(Sysno::gettid)) {
+            let _ = syscall!(Sysno::tgkill, process, thread, signal);
+        }
+    }
 }

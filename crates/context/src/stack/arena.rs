@@ -20,9 +20,12 @@
 
 use super::class::{CHUNK, CHUNK_SHIFT, CLASSES, Class, MIN_SHIFT, MIN_SLOT};
 use super::guard::Guards;
+use super::locate::{Extent, Location};
 use super::pool::{BACKED_AT_A_TIME, Pool, Taken};
+use super::registry::Entry;
 use super::stats::{ClassStats, Stats};
 use super::{Error, GuardMethod};
+use crate::annotate;
 use crate::lock::Lock;
 use crate::sys;
 use core::fmt;
@@ -58,6 +61,8 @@ pub struct Arena {
     mapping: (usize, usize),
     /// The chunk table and the pools' arrays.
     records: (usize, usize),
+    /// This arena in the list of all stacks, for signal handlers.
+    entry: &'static Entry,
     guards: Guards,
     chunks: Lock<Chunks>,
     classes: [ClassLock; CLASSES],
@@ -131,6 +136,13 @@ impl Slot {
         self.index
     }
 
+    /// The code of its class.
+    #[inline]
+    pub(super) fn code(&self) -> u8 {
+        self.shift
+    }
+
+    #[inline]
     fn class(&self) -> Class {
         Class::from_code(self.shift).expect("a slot has a class")
     }
@@ -145,19 +157,6 @@ impl fmt::Debug for Slot {
             .field("fresh", &self.fresh)
             .finish()
     }
-}
-
-/// Where an address of the reservation lies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Location {
-    /// Lowest address of the slot.
-    pub base: usize,
-    /// Its size, the guard included.
-    pub size: usize,
-    /// Is the address in the guard? A fault there is a stack overflow.
-    pub in_guard: bool,
-    /// The slot's number, as [`Slot::index`].
-    pub index: u32,
 }
 
 impl Arena {
@@ -192,20 +191,24 @@ impl Arena {
         // SAFETY: our own reservation, which nobody uses yet.
         let _ = unsafe { sys::advise(mapping.0, mapping.1, libc::MADV_NOHUGEPAGE) };
 
-        let records = match Records::map(len) {
-            Ok(records) => records,
-            Err(error) => {
-                // SAFETY: mapped above, and nobody has seen it.
-                unsafe { sys::unmap(mapping.0, mapping.1) };
-                return Err(error);
+        let records = Records::map(len).inspect_err(|_| {
+            // SAFETY: mapped above, and nobody has seen it.
+            unsafe { sys::unmap(mapping.0, mapping.1) };
+        })?;
+        let entry = Extent { base, len, table: records.addr }.enter().inspect_err(|_| {
+            // SAFETY: as above.
+            unsafe {
+                sys::unmap(mapping.0, mapping.1);
+                sys::unmap(records.addr, records.len);
             }
-        };
+        })?;
         let chunks = len / CHUNK;
         Ok(Arena {
             base,
             len,
             mapping,
             records: (records.addr, records.len),
+            entry,
             guards: Guards::new(options.guard),
             chunks: Lock::new(Chunks { low: 0, high: [chunks; CLASSES], accessible: 0 }),
             classes: core::array::from_fn(|position| {
@@ -307,9 +310,13 @@ impl Arena {
             loop {
                 let done = class_lock.0.lock().trim(keep, TRIM_BATCH, |number| {
                     let addr = self.address(number) + class.guard();
+                    let len = class.size() - class.guard();
                     // SAFETY: a free slot of ours, which cannot be taken while we hold its class's lock.
-                    unsafe { sys::advise(addr, class.size() - class.guard(), libc::MADV_DONTNEED) }
-                        .is_ok()
+                    let done = unsafe { sys::advise(addr, len, libc::MADV_DONTNEED) }.is_ok();
+                    if done {
+                        annotate::zeroed(addr, len);
+                    }
+                    done
                 });
                 trimmed += done;
                 if done < TRIM_BATCH {
@@ -322,23 +329,10 @@ impl Arena {
 
     /// The slot that an address lies in, or `None` if it lies outside, or where no stack has ever been.
     ///
-    /// Async-signal-safe: it takes no lock and touches no stack. A handler for SIGSEGV asks it whether a fault was a stack
-    /// overflow, and whose.
+    /// Async-signal-safe: it takes no lock and touches no stack. (A handler for SIGSEGV that knows no arena
+    /// asks [`locate`](super::locate).)
     pub fn locate(&self, addr: usize) -> Option<Location> {
-        if !self.contains(addr) {
-            return None;
-        }
-        // Relaxed: an address in a slot came from that slot's owner, who got it through the class's lock,
-        // after the chunk was entered. A wild address may find the chunk not entered yet: the truth as well.
-        let code = self.chunk(self.chunk_of(addr)).load(Ordering::Relaxed);
-        let class = Class::from_code(code)?;
-        let base = addr & !(class.size() - 1);
-        Some(Location {
-            base,
-            size: class.size(),
-            in_guard: addr - base < class.guard(),
-            index: self.number(base),
-        })
+        self.extent().locate(addr)
     }
 
     /// How many slots there are, and what they are doing.
@@ -425,8 +419,18 @@ impl Arena {
         self.chunk(chunk).load(Ordering::Relaxed) == 0
     }
 
+    fn extent(&self) -> Extent {
+        Extent { base: self.base, len: self.len, table: self.records.0 }
+    }
+
     fn pool(&self, class: Class) -> &Lock<Pool> {
         &self.classes[class.position()].0
+    }
+
+    /// The slot that a [`Slab`](super::Slab) has kept as its base and the code of its class.
+    #[inline]
+    pub(super) fn slot_at(&self, base: *mut u8, code: u8, fresh: bool) -> Slot {
+        Slot { base, shift: code, fresh, index: self.number(base.addr()) }
     }
 
     fn slot(&self, taken: Taken, class: Class) -> Slot {
@@ -438,6 +442,7 @@ impl Arena {
         }
     }
 
+    #[inline]
     fn number(&self, base: usize) -> u32 {
         ((base - self.base) >> MIN_SHIFT) as u32
     }
@@ -468,6 +473,7 @@ impl Arena {
 
 impl Drop for Arena {
     fn drop(&mut self) {
+        Extent::leave(self.entry);
         // SAFETY: both mappings are the arena's own, and `drop` has it exclusively.
         unsafe {
             sys::unmap(self.mapping.0, self.mapping.1);
@@ -487,7 +493,7 @@ impl fmt::Debug for Arena {
 }
 
 fn map_reservation(len: usize) -> Result<usize, Error> {
-    sys::map(len + CHUNK, libc::PROT_NONE)
+    sys::map(len + CHUNK, libc::PROT_NONE, 0)
         .map_err(|errno| Error::NoAddressSpace { tried: len, errno: errno.into_raw() })
 }
 
@@ -503,7 +509,7 @@ impl Records {
     fn map(reservation: usize) -> Result<Records, Error> {
         let table = (reservation / CHUNK).next_multiple_of(BACKED_AT_A_TIME);
         let len = table + (0..CLASSES).map(|class| array_len(class, reservation)).sum::<usize>();
-        let addr = sys::map(len, libc::PROT_NONE).map_err(Error::from_kernel)?;
+        let addr = sys::map(len, libc::PROT_NONE, 0).map_err(Error::from_kernel)?;
         // SAFETY: our own new mapping.
         if let Err(errno) = unsafe { sys::protect(addr, table, READ_WRITE) } {
             // SAFETY: as above, and nobody has seen it.

@@ -5,8 +5,9 @@
 //! only, as what is not touched is not committed.
 
 use super::Error;
+use crate::sys::page_size;
 
-/// log2 of the smallest slot.
+/// log2 of the smallest slot where pages have 4 KiB.
 pub(super) const MIN_SHIFT: u32 = 14;
 /// log2 of the largest slot.
 pub(super) const MAX_SHIFT: u32 = 30;
@@ -18,7 +19,7 @@ pub(super) const CHUNK: usize = 1 << CHUNK_SHIFT;
 /// How many classes there are.
 pub(super) const CLASSES: usize = (MAX_SHIFT - MIN_SHIFT + 1) as usize;
 
-/// The smallest slot: 16 KiB.
+/// The smallest slot: 16 KiB. (Where the kernel's pages are larger than 4 KiB, four of them.)
 pub const MIN_SLOT: usize = 1 << MIN_SHIFT;
 /// The largest slot: 1 GiB.
 pub const MAX_SLOT: usize = 1 << MAX_SHIFT;
@@ -31,15 +32,16 @@ pub(super) struct Class {
 
 impl Class {
     /// The smallest class whose slots have `size` bytes, the guard included.
-    pub(super) const fn of_size(size: usize) -> Result<Class, Error> {
+    pub(super) fn of_size(size: usize) -> Result<Class, Error> {
         if size == 0 {
             return Err(Error::Zero);
         }
         if size > MAX_SLOT {
             return Err(Error::TooLarge { requested: size, limit: MAX_SLOT });
         }
-        let shift = size.next_power_of_two().trailing_zeros();
-        Ok(Class { shift: if shift < MIN_SHIFT { MIN_SHIFT } else { shift } })
+        // Four pages at least, so that most of a slot is not guard.
+        let size = size.max(MIN_SLOT).max(4 * page_size());
+        Ok(Class { shift: size.next_power_of_two().trailing_zeros() })
     }
 
     /// The class that a byte of the chunk table names; zero, an unused chunk, names none.
@@ -68,17 +70,11 @@ impl Class {
     }
 
     /// Bytes of the guard at a slot's low end.
-    pub(super) const fn guard(self) -> usize {
+    #[inline]
+    pub(super) fn guard(self) -> usize {
         // A frame larger than the guard can step over it, unless the compiler probes (Rust does, C
-        // on request). More guard costs address space only, so: a sixteenth, 4 to 64 KiB.
-        let guard = self.size() / 16;
-        if guard < 4096 {
-            4096
-        } else if guard > 65536 {
-            65536
-        } else {
-            guard
-        }
+        // on request). More guard costs address space only, so: a sixteenth, a page to 64 KiB.
+        (self.size() / 16).clamp(page_size(), 64 << 10)
     }
 
     /// What the class takes from the reservation at a time: a chunk, or a slot that is larger.
@@ -89,17 +85,11 @@ impl Class {
 
 /// The size of the slot that [`Arena::take`](super::Arena::take) gives for `size` bytes: the next power of two, at
 /// least [`MIN_SLOT`]. The guard is part of it, see [`guard_len`].
-pub const fn slot_size(size: usize) -> Result<usize, Error> {
-    match Class::of_size(size) {
-        Ok(class) => Ok(class.size()),
-        Err(error) => Err(error),
-    }
+pub fn slot_size(size: usize) -> Result<usize, Error> {
+    Class::of_size(size).map(Class::size)
 }
 
-/// Bytes at the low end of a slot for `size` bytes that are guard: a sixteenth, from 4 to 64 KiB.
-pub const fn guard_len(size: usize) -> Result<usize, Error> {
-    match Class::of_size(size) {
-        Ok(class) => Ok(class.guard()),
-        Err(error) => Err(error),
-    }
+/// Bytes at the low end of a slot for `size` bytes that are guard: a sixteenth, from a page to 64 KiB.
+pub fn guard_len(size: usize) -> Result<usize, Error> {
+    Class::of_size(size).map(Class::guard)
 }

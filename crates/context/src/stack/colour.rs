@@ -12,13 +12,13 @@
 //! ```
 //!
 //! A shift costs memory where it pushes the used part of a stack over one more page, so: as little as does
-//! the work. A thousand contexts in a ring, each switching to the next, on 16 KiB slots (`bench`, program `switch`; Xeon with
-//! 48 KiB of first-level cache; medians over 9 placements): 26 ns a switch without colours, 11.3 with 8,
+//! the work. A thousand contexts in a ring, each switching to the next, on 16 KiB slots (`bench`, program `switch`;
+//! Xeon with 48 KiB of first-level cache; medians over 9 placements): 26 ns a switch without colours, 11.3 with 8,
 //! 11.2 with 16, 11.3 with 32, 11.4 with 64, and no better with the same colours further apart. Sixteen, at
 //! most 960 bytes, leaves room for contexts that touch more than one line each.
 //!
-//! The number of a slot is scrambled by Fibonacci hashing (Knuth, The Art of Computer Programming, vol. 3, §6.4), as slot
-//! numbers of large classes are multiples of a power of two themselves.
+//! The number of a slot is scrambled by Fibonacci hashing (Knuth, The Art of Computer Programming, vol. 3, §6.4), as
+//! slot numbers of large classes are multiples of a power of two themselves.
 
 /// The number of colours to use unless there is a reason for another one.
 pub const COLOURS: usize = 16;

@@ -16,6 +16,13 @@ pub enum Error {
         /// The most that can be had.
         limit: usize,
     },
+    /// The memory supplied for a stack is less than any stack needs.
+    TooSmall {
+        /// What was supplied, in bytes.
+        supplied: usize,
+        /// The least that is of use.
+        least: usize,
+    },
     /// The reservation has no room left for another stack of this size.
     Exhausted {
         /// The size of the slot that was wanted.
@@ -24,7 +31,7 @@ pub enum Error {
     /// The kernel has no memory for this, or is not allowed to promise any (`vm.overcommit_memory` = 2).
     OutOfMemory,
     /// The kernel refused a guard page because the process has too many mappings (`vm.max_map_count`).
-    /// Only possible where guards need a mapping each, before Linux 6.13.
+    /// Only possible where guards need a mapping each: of a [`Mapped`](super::Mapped), and of all before Linux 6.13.
     TooManyMappings,
     /// Not even the smallest useful reservation of address space was granted (`RLIMIT_AS`?).
     NoAddressSpace {
@@ -54,10 +61,22 @@ impl Error {
         }
     }
 
+    /// From the kernel's answer to mprotect(2) on a part of a mapping. ENOMEM is the limit of mappings there, or the
+    /// kernel's own memory; the former by far the more likely, and the one that a person can do something about.
+    pub(crate) fn from_split(errno: Errno) -> Error {
+        match errno {
+            Errno::ENOMEM => Error::TooManyMappings,
+            other => Error::from_kernel(other),
+        }
+    }
+
     /// The error number that `pthread_create` or `mmap` would give for this.
     pub fn errno(&self) -> i32 {
         match *self {
-            Error::Zero | Error::TooLarge { .. } | Error::BadReservation { .. } => libc::EINVAL,
+            Error::Zero
+            | Error::TooLarge { .. }
+            | Error::TooSmall { .. }
+            | Error::BadReservation { .. } => libc::EINVAL,
             Error::Exhausted { .. } | Error::OutOfMemory | Error::TooManyMappings => libc::ENOMEM,
             Error::NoAddressSpace { errno, .. } | Error::Kernel { errno } => errno,
         }
@@ -74,6 +93,9 @@ impl fmt::Display for Error {
                     "a stack of {requested} bytes was asked for; the largest has {limit} bytes"
                 )
             }
+            Error::TooSmall { supplied, least } => {
+                write!(f, "{supplied} bytes cannot be a stack; the least are {least} bytes")
+            }
             Error::Exhausted { size } => write!(
                 f,
                 "the address space reserved for stacks has no room for another one of {size} bytes"
@@ -81,7 +103,8 @@ impl fmt::Display for Error {
             Error::OutOfMemory => f.write_str("the kernel has no memory for another stack"),
             Error::TooManyMappings => f.write_str(
                 "the kernel refused the guard page of a stack: too many mappings \
-                 (raise vm.max_map_count, or use Linux 6.13 or newer, where guards need none)",
+                 (raise vm.max_map_count, or take stacks from an arena on Linux 6.13 or newer, \
+                 where guards need none)",
             ),
             Error::NoAddressSpace { tried, errno } => write!(
                 f,

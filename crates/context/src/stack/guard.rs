@@ -15,6 +15,9 @@
 //! Which one is in force is found out by the first guard: a kernel that does not know the advice says
 //! EINVAL, as does one that refuses it for locked memory (mlockall(2)). From the first EINVAL on the
 //! arena uses mprotect; guards set before stay as good as they were.
+//!
+//! An emulator may take all advice for hints that need not be heeded, and say that it is done: qemu does that
+//! for the programs of other processors. So the first advice of all is nonsense, which a kernel refuses.
 
 use super::Error;
 use crate::sys;
@@ -31,21 +34,35 @@ pub enum GuardMethod {
     Mprotect,
 }
 
+/// To be guarded by advice, if the kernel is one.
+const UNTRIED: u8 = 0;
+/// Guarded by advice, as long as the kernel takes it.
+const ADVISED: u8 = 1;
+/// Guarded by mprotect.
+const PROTECTED: u8 = 2;
+
+/// An advice that there is not: `madvise(2)` answers EINVAL.
+const NONSENSE: i32 = -1;
+
 /// The method in force, shared by all of an arena's classes.
 pub(super) struct Guards {
-    mprotect: AtomicU8,
+    state: AtomicU8,
 }
 
 impl Guards {
     pub(super) const fn new(method: GuardMethod) -> Guards {
-        Guards { mprotect: AtomicU8::new(matches!(method, GuardMethod::Mprotect) as u8) }
+        let state = match method {
+            GuardMethod::Madvise => UNTRIED,
+            GuardMethod::Mprotect => PROTECTED,
+        };
+        Guards { state: AtomicU8::new(state) }
     }
 
     pub(super) fn method(&self) -> GuardMethod {
-        // Relaxed: the flag stands for itself; who sees it late asks the kernel once more.
-        match self.mprotect.load(Ordering::Relaxed) {
-            0 => GuardMethod::Madvise,
-            _ => GuardMethod::Mprotect,
+        // Relaxed: the state stands for itself; who sees it late asks the kernel once more.
+        match self.state.load(Ordering::Relaxed) {
+            PROTECTED => GuardMethod::Mprotect,
+            _ => GuardMethod::Madvise,
         }
     }
 
@@ -55,22 +72,20 @@ impl Guards {
     ///
     /// The range lies in the arena's reservation, in a slot that nobody has used yet.
     pub(super) unsafe fn install(&self, addr: usize, len: usize) -> Result<(), Error> {
+        // Relaxed, here and below: see `method`.
+        if self.state.load(Ordering::Relaxed) == UNTRIED {
+            // SAFETY: nobody uses the range; and nothing is done to it.
+            let refused = unsafe { sys::advise(addr, len, NONSENSE) }.is_err();
+            self.state.store(if refused { ADVISED } else { PROTECTED }, Ordering::Relaxed);
+        }
         if self.method() == GuardMethod::Madvise {
             // SAFETY: the caller's promise.
             match unsafe { sys::advise(addr, len, sys::MADV_GUARD_INSTALL) } {
-                Err(Errno::EINVAL) => {
-                    // Relaxed: see `method`.
-                    self.mprotect.store(1, Ordering::Relaxed);
-                }
+                Err(Errno::EINVAL) => self.state.store(PROTECTED, Ordering::Relaxed),
                 done => return done.map_err(Error::from_kernel),
             }
         }
         // SAFETY: the caller's promise.
-        unsafe { sys::protect(addr, len, libc::PROT_NONE) }.map_err(|errno| match errno {
-            // mprotect(2): ENOMEM is the limit of mappings, or the kernel's own memory; the former
-            // by far the more likely, and the one that a person can do something about.
-            Errno::ENOMEM => Error::TooManyMappings,
-            other => Error::from_kernel(other),
-        })
+        unsafe { sys::protect(addr, len, libc::PROT_NONE) }.map_err(Error::from_split)
     }
 }

@@ -151,6 +151,6 @@ impl Pool {
     }
 }
 
-/// The array of a class grows in steps of this size; also the alignment of its address space, so that one
-/// step never reaches into another class's.
-pub(super) const BACKED_AT_A_TIME: usize = 16 << 10;
+/// The array of a class grows in steps of this size, the largest page there is; also the alignment of its address
+/// space, so that one step never reaches into another class's.
+pub(super) const BACKED_AT_A_TIME: usize = 64 << 10;
