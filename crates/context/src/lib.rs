@@ -1,8 +1,9 @@
 //! Registers and stacks: what a stackful coroutine is made of, and nothing else.
 //!
-//! * [`arch`] suspends one flow of control and resumes another: [`swap`], with a *hook* that runs
+//! * [`backend`] suspends one flow of control and resumes another: [`swap`], with a *hook* that runs
 //!   on the target's stack once everything of the suspended side is saved.
 //! * [`stack`] hands out guarded stacks by the hundred thousand from one reservation.
+//! * [`overflow`] reports a stack that is too small, instead of a bare SIGSEGV.
 //! * [`lock`] is the lock that the layers above share: it can never park a coroutine.
 //!
 //! The crate is `no_std`, needs no allocator, and talks to the kernel by bare system calls: a
@@ -42,9 +43,20 @@
 
 #![no_std]
 
-pub mod arch;
+#[cfg(feature = "alloc")]
+extern crate alloc;
+
+pub mod annotate;
+pub mod backend;
+pub mod coroutine;
+mod fatal;
 pub mod lock;
+pub mod overflow;
 pub mod stack;
 mod sys;
 
-pub use arch::{Context, Entry, FpControl, Hook, swap};
+pub use backend::{Backend, Context, Entry, FpControl, Hook, Native, swap};
+#[cfg(feature = "alloc")]
+pub use coroutine::symmetric;
+pub use coroutine::{Coroutine, CoroutineState, ScopedCoroutine, Yielder};
+use fatal::fatal;
