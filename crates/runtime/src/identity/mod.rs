@@ -96,6 +96,7 @@ pub struct Unavailable(Reason);
 enum Reason {
     Forced,
     Setting(String),
+    Architecture,
     NoFsGsBase,
     NotGlibc,
     MissingSymbol(&'static CStr),
@@ -121,6 +122,9 @@ impl fmt::Display for Unavailable {
             Reason::Setting(value) => {
                 write!(f, "SLEAVE_IDENTITY={value} is neither \"fibers\" nor \"threads\"")
             }
+            Reason::Architecture => f.write_str(
+                "on this processor static TLS lies above the thread pointer, which is not provided for",
+            ),
             Reason::NoFsGsBase => f.write_str(
                 "the kernel or the processor does not let programs write the thread pointer \
                  (FSGSBASE, Linux 5.9, AT_HWCAP2 bit 1)",
@@ -232,6 +236,10 @@ fn setting() -> Result<(), Unavailable> {
 impl Kit {
     fn probe() -> Result<Self, Unavailable> {
         setting()?;
+        // The layout of an identity is TLS variant II (Drepper), see the picture above.
+        if !cfg!(target_arch = "x86_64") {
+            return Err(Reason::Architecture.into());
+        }
         if !glibc::has_fsgsbase() {
             return Err(Reason::NoFsGsBase.into());
         }

@@ -29,9 +29,13 @@ use super::Kit;
 #[inline(always)]
 pub fn thread_pointer() -> usize {
     let pointer;
-    // SAFETY: x86-64 TLS ABI: the word at fs:0 is the thread pointer, on every thread.
+    // SAFETY: x86-64 TLS ABI: the word at fs:0 is the thread pointer, on every thread. AAPCS64: it
+    // is in a register that any program may read.
     unsafe {
+        #[cfg(target_arch = "x86_64")]
         asm!("mov {}, fs:0", out(reg) pointer, options(pure, readonly, nostack, preserves_flags));
+        #[cfg(target_arch = "aarch64")]
+        asm!("mrs {}, tpidr_el0", out(reg) pointer, options(pure, readonly, nostack, preserves_flags));
     }
     pointer
 }
@@ -57,8 +61,13 @@ impl Kit {
                 word(to, arena).write(word(from, arena).read());
             }
         }
-        // SAFETY: FSGSBASE was probed, and the caller vouches for `to`. The assembly is taken to
-        // read and write all memory: whatever depends on the thread pointer stays on its side.
-        unsafe { asm!("wrfsbase {}", in(reg) to, options(nostack, preserves_flags)) };
+        // SAFETY: FSGSBASE was probed (and 64-bit Arm has no need of it), and the caller vouches for `to`. The
+        // assembly is taken to read and write all memory: whatever depends on the thread pointer stays on its side.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            asm!("wrfsbase {}", in(reg) to, options(nostack, preserves_flags));
+            #[cfg(target_arch = "aarch64")]
+            asm!("msr tpidr_el0, {}", in(reg) to, options(nostack, preserves_flags));
+        }
     }
 }

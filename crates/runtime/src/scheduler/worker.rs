@@ -39,6 +39,11 @@ fn prefetch(address: *const u8) {
         // SAFETY: a prefetch has no effect but on the cache, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, readonly, preserves_flags));
+    }
 }
 
 /// About where the caller's stack ends.
@@ -105,7 +110,8 @@ impl Processor {
             return;
         }
         let here = std::ptr::from_ref(like) as usize;
-        let depth = here - stack_pointer();
+        // Any number if it stands on a coroutine's stack; then this is for nothing, and does no harm.
+        let depth = here.wrapping_sub(stack_pointer());
         prefetch(soon);
         prefetch(soon.wrapping_add(64));
         prefetch(soon.wrapping_add(like.thread_pointer - here - 128));
