@@ -1,13 +1,18 @@
-//! Running off a stack is a fault in that stack's guard, and a signal handler can tell whose.
+//! Running off a stack is a fault in that stack's guard, and a signal handler can tell whose; on every backend.
 
 mod support;
 
 use sleave_context::stack::{Arena, GuardMethod, Options};
-use sleave_context::{Context, swap};
-use std::ptr::addr_of_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use support::backends::{Tested, bounds};
 use support::{in_child, is_child};
+
+on_every_backend! {
+    a_small_stack_overflows_into_its_guard,
+    a_large_stack_overflows_into_its_guard,
+    a_guard_by_mprotect_holds_too,
+}
 
 static ARENA: OnceLock<Arena> = OnceLock::new();
 static EXPECTED: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -41,9 +46,10 @@ unsafe extern "C" fn entry(_data: usize, depth: usize) -> ! {
 }
 
 /// In a child process: runs off a stack of `size` bytes that has neighbours on both sides.
-fn overflow(name: &str, size: usize, guard: GuardMethod) {
-    if !is_child(name) {
-        let output = in_child(name);
+fn overflow<B: Tested>(name: &str, size: usize, guard: GuardMethod) {
+    let name = format!("{}::{name}", B::MODULE);
+    if !is_child(&name) {
+        let output = in_child(&name);
         return assert_eq!(output.status.code(), Some(IN_THE_GUARD), "{output:?}");
     }
     let options = Options { reserve: Some(256 << 20), guard };
@@ -64,25 +70,22 @@ fn overflow(name: &str, size: usize, guard: GuardMethod) {
         action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
         assert_eq!(libc::sigaction(libc::SIGSEGV, &action, std::ptr::null_mut()), 0);
     }
-    let mut here = Context::empty();
+    let (mut here, mut there) = (B::empty(), B::empty());
     // SAFETY: the middle slot is the context's own.
     unsafe {
-        let mut there = Context::new(slots[1].top(), entry, 0);
-        swap(&raw mut here, addr_of_mut!(there), None, 0);
+        B::prepare(&raw mut there, bounds(&slots[1]), entry, 0);
+        B::swap(&raw mut here, &raw const there, None, 0);
     }
 }
 
-#[test]
-fn a_small_stack_overflows_into_its_guard() {
-    overflow("a_small_stack_overflows_into_its_guard", 16 * 1024, GuardMethod::Madvise);
+fn a_small_stack_overflows_into_its_guard<B: Tested>() {
+    overflow::<B>("a_small_stack_overflows_into_its_guard", 16 * 1024, GuardMethod::Madvise);
 }
 
-#[test]
-fn a_large_stack_overflows_into_its_guard() {
-    overflow("a_large_stack_overflows_into_its_guard", 8 << 20, GuardMethod::Madvise);
+fn a_large_stack_overflows_into_its_guard<B: Tested>() {
+    overflow::<B>("a_large_stack_overflows_into_its_guard", 8 << 20, GuardMethod::Madvise);
 }
 
-#[test]
-fn a_guard_by_mprotect_holds_too() {
-    overflow("a_guard_by_mprotect_holds_too", 64 * 1024, GuardMethod::Mprotect);
+fn a_guard_by_mprotect_holds_too<B: Tested>() {
+    overflow::<B>("a_guard_by_mprotect_holds_too", 64 * 1024, GuardMethod::Mprotect);
 }

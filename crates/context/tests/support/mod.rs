@@ -2,7 +2,10 @@
 
 #![allow(dead_code, reason = "each test program uses its own part of this")]
 
+pub mod backends;
+
 use sleave_context::stack::{Arena, Options};
+use std::ffi::OsString;
 use std::process::{Command, Output};
 
 /// An arena of a size of its own, so that tests in one process do not see each other's stacks.
@@ -15,9 +18,33 @@ pub fn is_child(name: &str) -> bool {
     std::env::var("SLEAVE_CONTEXT_TEST_CHILD").is_ok_and(|child| child == name)
 }
 
+/// What starts programs for the emulator that this one runs in, if it does: set by `.ci/aarch64`.
+fn emulator() -> Option<OsString> {
+    std::env::var_os("TEST_RUNNER")
+}
+
+/// Does this program run in an emulator (qemu's user mode)? Says then what that lacks, so that something cannot be
+/// tested.
+pub fn emulator_lacks(what: &str) -> bool {
+    let emulated = emulator().is_some();
+    if emulated {
+        println!("not tested in this emulator, as it has no {what}");
+    }
+    emulated
+}
+
 /// Runs the test `name` of this program again, in a process of its own, where [`is_child`] holds.
 pub fn in_child(name: &str) -> Output {
-    Command::new(std::env::current_exe().unwrap())
+    let program = std::env::current_exe().unwrap();
+    let mut command = match emulator() {
+        Some(emulator) => {
+            let mut command = Command::new(emulator);
+            command.arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    command
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env("SLEAVE_CONTEXT_TEST_CHILD", name)
         .output()
@@ -87,4 +114,12 @@ pub fn mappings(arena: &Arena) -> (usize, usize) {
         }
     }
     (count, resident)
+}
+
+/// So many bytes of the arena are in memory.
+#[track_caller]
+pub fn assert_resident(arena: &Arena, bytes: usize) {
+    if !emulator_lacks("Rss in /proc/self/smaps: it is always 0") {
+        assert_eq!(mappings(arena).1, bytes);
+    }
 }
