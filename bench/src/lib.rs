@@ -4,6 +4,9 @@
 //! drift to whoever comes last; measuring all of them once per *round* spreads it, and the median of the
 //! rounds ignores the round in which somebody else's build started.
 
+pub mod backends;
+pub mod coroutines;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -103,6 +106,24 @@ fn calibrate(candidate: &mut Candidate<'_>, slice: Duration) -> u64 {
             return ((count as f64 * slice.as_secs_f64() / took.as_secs_f64()) as u64).max(1);
         }
         count *= 2;
+    }
+}
+
+/// How many rounds the command line asks for; without a word `default`.
+///
+/// Says how to use the program, and ends it, if the command line makes no sense.
+pub fn rounds(default: usize) -> usize {
+    // `cargo bench` adds this to what it was told.
+    let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
+    match (words.next().map(|word| word.parse()), words.next()) {
+        (None, _) => default,
+        (Some(Ok(rounds)), None) if rounds > 0 => rounds,
+        _ => {
+            eprintln!(
+                "the one argument is a whole number of rounds, at least 1 (default: {default})"
+            );
+            std::process::exit(2);
+        }
     }
 }
 

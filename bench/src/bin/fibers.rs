@@ -24,38 +24,64 @@ fn main() {
     }
     let one = sleave::Runtime::builder().workers(1).build().expect("a runtime");
     let tokio = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let tokio_pool = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .build()
-        .expect("a runtime");
+    let tokio_pool =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
 
-    println!("| one worker, ns each | sleave | tokio current_thread | tokio 1 worker | OS threads |");
+    println!(
+        "| one worker, ns each | sleave | tokio current_thread | tokio 1 worker | OS threads |"
+    );
     println!("|---|--:|--:|--:|--:|");
-    table("yield, 1,000 in turn", rounds, &mut [
-        &mut || one.run(|| yields(YIELDERS, 300)),
-        &mut || tokio.block_on(tokio_yields(YIELDERS, 300)),
-        &mut || tokio_pool.block_on(async { tokio::spawn(tokio_yields(YIELDERS, 300)).await.unwrap() }),
-    ]);
-    table("spawn + join, one at a time", rounds, &mut [
-        &mut || one.run(|| spawn_one_by_one(20_000)),
-        &mut || tokio.block_on(tokio_one_by_one(20_000)),
-        &mut || tokio_pool.block_on(async { tokio::spawn(tokio_one_by_one(20_000)).await.unwrap() }),
-        &mut || threads_one_by_one(500),
-    ]);
+    table(
+        "yield, 1,000 in turn",
+        rounds,
+        &mut [
+            &mut || one.run(|| yields(YIELDERS, 300)),
+            &mut || tokio.block_on(tokio_yields(YIELDERS, 300)),
+            &mut || {
+                tokio_pool
+                    .block_on(async { tokio::spawn(tokio_yields(YIELDERS, 300)).await.unwrap() })
+            },
+        ],
+    );
+    table(
+        "spawn + join, one at a time",
+        rounds,
+        &mut [
+            &mut || one.run(|| spawn_one_by_one(20_000)),
+            &mut || tokio.block_on(tokio_one_by_one(20_000)),
+            &mut || {
+                tokio_pool.block_on(async { tokio::spawn(tokio_one_by_one(20_000)).await.unwrap() })
+            },
+            &mut || threads_one_by_one(500),
+        ],
+    );
     for count in [1_000, 1_000_000] {
         let name = format!("spawn + join, {count} outstanding");
-        table(&name, rounds, &mut [
-            &mut || one.run(|| spawn_many(count)),
-            &mut || tokio.block_on(tokio_many(count)),
-            &mut || tokio_pool.block_on(async move { tokio::spawn(tokio_many(count)).await.unwrap() }),
-        ]);
+        table(
+            &name,
+            rounds,
+            &mut [
+                &mut || one.run(|| spawn_many(count)),
+                &mut || tokio.block_on(tokio_many(count)),
+                &mut || {
+                    tokio_pool
+                        .block_on(async move { tokio::spawn(tokio_many(count)).await.unwrap() })
+                },
+            ],
+        );
     }
-    table("std mpsc ping-pong, a message", rounds, &mut [
-        &mut || one.run(|| ping_pong(20_000)),
-        &mut || tokio.block_on(tokio_ping_pong(20_000)),
-        &mut || tokio_pool.block_on(async { tokio::spawn(tokio_ping_pong(20_000)).await.unwrap() }),
-        &mut || ping_pong_threads(5_000),
-    ]);
+    table(
+        "std mpsc ping-pong, a message",
+        rounds,
+        &mut [
+            &mut || one.run(|| ping_pong(20_000)),
+            &mut || tokio.block_on(tokio_ping_pong(20_000)),
+            &mut || {
+                tokio_pool.block_on(async { tokio::spawn(tokio_ping_pong(20_000)).await.unwrap() })
+            },
+            &mut || ping_pong_threads(5_000),
+        ],
+    );
     println!();
     memory();
 }
@@ -146,7 +172,8 @@ fn ping_pong(count: usize) -> f64 {
     let (ping, pinged) = std::sync::mpsc::channel();
     let (pong, ponged) = std::sync::mpsc::channel();
     let start = Instant::now();
-    let other = sleave::spawn(move || pinged.into_iter().for_each(|i: usize| pong.send(i).unwrap()));
+    let other =
+        sleave::spawn(move || pinged.into_iter().for_each(|i: usize| pong.send(i).unwrap()));
     for i in 0..count {
         ping.send(i).unwrap();
         assert_eq!(ponged.recv().unwrap(), i);
@@ -160,7 +187,8 @@ fn ping_pong_threads(count: usize) -> f64 {
     let (ping, pinged) = std::sync::mpsc::channel();
     let (pong, ponged) = std::sync::mpsc::channel();
     let start = Instant::now();
-    let other = thread::spawn(move || pinged.into_iter().for_each(|i: usize| pong.send(i).unwrap()));
+    let other =
+        thread::spawn(move || pinged.into_iter().for_each(|i: usize| pong.send(i).unwrap()));
     for i in 0..count {
         ping.send(i).unwrap();
         assert_eq!(ponged.recv().unwrap(), i);
@@ -193,7 +221,8 @@ fn resident() -> (usize, usize) {
     let status = std::fs::read_to_string("/proc/self/status").expect("proc(5) is mounted");
     let field = |name: &str| {
         let line = status.lines().find(|line| line.starts_with(name)).expect("a field of proc(5)");
-        line.split_whitespace().nth(1).and_then(|n| n.parse::<usize>().ok()).expect("a number") * 1024
+        line.split_whitespace().nth(1).and_then(|n| n.parse::<usize>().ok()).expect("a number")
+            * 1024
     };
     (field("VmRSS:"), field("VmPTE:"))
 }

@@ -1,4 +1,5 @@
-//! What a switch costs: one context and a thousand, coloured and not, beside corosensei in the same run.
+//! What a switch costs: on every backend, with one context and a thousand, coloured and not, beside
+//! other crates in the same run.
 //!
 //! ```text
 //! cargo run --release --bin switch [rounds]
@@ -10,7 +11,7 @@
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
-use sleave_bench::{Comparison, Figure, pool, print_table};
+use sleave_bench::{Comparison, Figure, backends, pool, print_table};
 use sleave_context::stack::{Arena, Slot, colour};
 use sleave_context::{Context, Entry, FpControl, swap};
 use std::ptr::addr_of_mut;
@@ -238,18 +239,10 @@ fn colours(arena: &Arena, rounds: usize) -> Vec<Figure> {
 }
 
 fn main() {
-    let rounds = match std::env::args().nth(1).map(|rounds| rounds.parse()) {
-        None => 301,
-        Some(Ok(rounds)) if rounds > 0 => rounds,
-        Some(_) => {
-            eprintln!(
-                "usage: switch [rounds]: a whole number of rounds, at least 1 (default: 301)"
-            );
-            std::process::exit(2);
-        }
-    };
+    let rounds = sleave_bench::rounds(301);
     let arena = Arena::reserve().expect("address space for stacks");
     println!("{} bytes a stack, median of {rounds} rounds by turns", STACK);
+    backends::compare(rounds);
     one_context(&arena, rounds);
     let figures = in_several_places(rounds, many_contexts);
     print_table("1,000 contexts, round-robin", "ns/switch", &figures, "sleave");
