@@ -11,7 +11,7 @@
 //! | [`wait`] | parking and waking; timers; futexes |
 //! | [`reactor`] | waiting for descriptors |
 //! | [`scheduler`] | processors, workers, who runs when |
-//! | `runtime`, `spawn`, `scope` | what a program calls |
+//! | `runtime`, `spawn`, `scope`, `timer` | what a program calls |
 //! | [`interpose`] | what the interposed C library asks |
 //!
 //! (`fiber`, `wait` and `scheduler` know each other's types: a control block names its processor,
@@ -32,9 +32,11 @@ mod runtime;
 mod scope;
 mod spawn;
 mod sync;
+mod timer;
 
 pub use fiber::{Fiber, FiberId, NoFibers};
 pub use runtime::{Runtime, RuntimeBuilder, identity, run};
 pub use scheduler::{Statistics, yield_now};
 pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use spawn::{Builder, JoinHandle, current, spawn};
+pub use timer::{Since, Timer, TimerBuilder};

@@ -60,5 +60,6 @@ use sleave_libc as _;
 
 pub use sleave_runtime::{
     Builder, Fiber, FiberId, JoinHandle, NoFibers, Runtime, RuntimeBuilder, Scope,
-    ScopedJoinHandle, Statistics, current, identity, run, scope, spawn, yield_now,
+    ScopedJoinHandle, Since, Statistics, Timer, TimerBuilder, current, identity, run, scope, spawn,
+    yield_now,
 };

@@ -4,6 +4,8 @@
 //! about to ring for a worker when that fiber has long ended and its runtime has stopped. A late
 //! ring at a core is harmless; at freed memory it would not be.
 
+mod time;
+
 use std::cell::UnsafeCell;
 use std::io;
 use std::mem::MaybeUninit;
@@ -18,6 +20,7 @@ use super::processor::Processor;
 use crate::kernel::{self, OsThread};
 use crate::reactor::Driver;
 use crate::wait::Batch;
+use crate::wait::timer::Wheel;
 
 /// The most processors of a runtime, those of workers stuck in calls included.
 const MOST_PROCESSORS: usize = 512;
@@ -63,6 +66,8 @@ pub(crate) struct Core {
 
     pub(super) injector: Injector,
     pub(crate) driver: Driver,
+    /// Timers that were started from outside, see `time`.
+    timers: Wheel,
     /// Workers that look for work, or are about to. See the essay in `mod.rs`.
     searching: AtomicUsize,
     /// Workers that sleep in the driver, or are about to.
@@ -70,7 +75,9 @@ pub(crate) struct Core {
 
     /// Fibers spawned and not ended, and one for the handle.
     fibers: AtomicUsize,
-    /// The handle has been dropped.
+    /// The handle has gone.
+    released: AtomicBool,
+    /// It has been dropped.
     orphaned: AtomicBool,
     /// Workers shall go.
     stopped: AtomicU32,
@@ -149,9 +156,11 @@ impl Core {
                 active: AtomicUsize::new(0),
                 injector: Injector::new(),
                 driver: Driver::new()?,
+                timers: Wheel::new(kernel::now()),
                 searching: AtomicUsize::new(0),
                 sleeping: AtomicUsize::new(0),
                 fibers: AtomicUsize::new(0),
+                released: AtomicBool::new(false),
                 orphaned: AtomicBool::new(false),
                 ended: AtomicU32::new(0),
                 stopped: AtomicU32::new(0),
@@ -162,6 +171,7 @@ impl Core {
         core.workers.store(options.workers, Ordering::Relaxed);
         core.slot.store(options.slot, Ordering::Relaxed);
         core.fibers.store(1, Ordering::Relaxed);
+        core.released.store(false, Ordering::Relaxed);
         core.orphaned.store(false, Ordering::Relaxed);
         core.ended.store(0, Ordering::Relaxed);
         core.stopped.store(0, Ordering::Relaxed);
@@ -279,25 +289,6 @@ impl Core {
     /// Whether something lies in a queue.
     fn has_work(&self) -> bool {
         self.has_injected() || self.processors().iter().any(|p| p.queue.len() > 0)
-    }
-
-    /// Fires the timers of all wheels that are due at `now`.
-    pub(super) fn due(&self, now: u64) -> Batch {
-        let mut all = Batch::new();
-        for processor in self.processors() {
-            if processor.timers.next() <= now {
-                all.append(processor.timers.fire(now));
-            }
-        }
-        all
-    }
-
-    /// Sets the alarm to the earliest deadline of all wheels.
-    fn arm(&self) {
-        let next = self.processors().iter().map(|p| p.timers.next()).min();
-        if let Some(next) = next.filter(|&next| next != u64::MAX) {
-            self.driver.arm(next);
-        }
     }
 
     /// Collects events of the driver into the processor's queue, after sleeping until there is one if
@@ -545,7 +536,7 @@ impl Core {
 
     pub(crate) fn fiber_ends(&self) {
         // AcqRel: the last sees what all the others did.
-        if self.fibers.fetch_sub(1, Ordering::AcqRel) == 1 {
+        if self.fibers.fetch_sub(1, Ordering::AcqRel) == 1 && !self.says_farewell() {
             self.end();
         }
     }
@@ -553,6 +544,8 @@ impl Core {
     /// Lets the workers go when the last fiber has ended. Once for each core in use: the handle
     /// counts as a fiber until then.
     pub(crate) fn release(&self) {
+        // Relaxed: see `is_released`.
+        self.released.store(true, Ordering::Relaxed);
         self.fiber_ends();
     }
 
@@ -602,7 +595,7 @@ impl Core {
         RETIRED.lock().push(self);
     }
 
-    /// Whether nobody is left and nobody is counted. (A ring that no worker has collected counts
+    /// Whether nobody is left, nobody is counted and no timer is pending. (A ring that no worker has collected counts
     /// as one who searches, and whoever collects it will search.)
     fn is_at_rest(&self) -> bool {
         let staff = self.staff.lock();
@@ -610,7 +603,7 @@ impl Core {
         let sleeping = self.sleeping.load(Ordering::Relaxed);
         let searching = self.searching.load(Ordering::Relaxed);
         let counted = [staff.live, staff.blocked, staff.callers, staff.spare, staff.called];
-        counted == [0; 5] && sleeping == 0 && searching <= 1
+        counted == [0; 5] && sleeping == 0 && searching <= 1 && self.next_due() == u64::MAX
     }
 
     pub(crate) fn statistics(&self) -> Statistics {

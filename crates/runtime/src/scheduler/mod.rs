@@ -60,10 +60,9 @@ pub(crate) use self::processor::Processor;
 pub(crate) use self::worker::{enter_as_worker, leave};
 
 use std::ptr::NonNull;
-use std::sync::atomic::{Ordering, fence};
 
 use crate::fiber::{Control, Header, Kind, Runnable, TaskRef, current};
-use crate::wait::{Batch, Deadline};
+use crate::wait::Batch;
 
 /// The core that a runnable belongs to.
 ///
@@ -137,15 +136,4 @@ pub fn yield_now() {
     }
     // SAFETY: `control` is the calling fiber's; `yielded` takes it as its argument.
     unsafe { leave(control, yielded, std::ptr::from_ref(control) as usize) };
-}
-
-/// To be called when a timer has been started on `processor`: a sleeping worker must not
-/// oversleep it.
-pub(crate) fn timer_started(processor: &Processor, deadline: Deadline) {
-    let core = processor.core();
-    // SeqCst: see the module's essay; the timer's wheel has published it.
-    fence(Ordering::SeqCst);
-    if core.someone_sleeps() {
-        core.driver.arm(deadline.nanoseconds());
-    }
 }

@@ -75,7 +75,7 @@ impl Processor {
         Processor {
             core,
             queue: Queue::new(),
-            timers: Wheel::new(),
+            timers: Wheel::new(crate::kernel::now()),
             context: UnsafeCell::new(Context::empty()),
             thread_pointer: Cell::new(0),
             handoff: Cell::new(None),

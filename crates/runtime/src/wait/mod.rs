@@ -230,11 +230,10 @@ impl Wait {
         if deadline == Deadline::NEVER {
             self.park(control);
         } else {
-            let timer = timer::Timer::new(self.control, deadline);
-            let timer = std::pin::pin!(timer);
-            let wheel = &control.processor().timers;
-            timer.as_ref().start(wheel);
-            scheduler::timer_started(control.processor(), deadline);
+            let timer = std::pin::pin!(timer::Entry::of_wait(self.control));
+            let processor = control.processor();
+            let due = timer.as_ref().start(&processor.timers, deadline);
+            processor.core().timer_started(due);
             self.park(control);
             timer.as_ref().cancel();
         }

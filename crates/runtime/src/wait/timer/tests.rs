@@ -6,9 +6,9 @@ use std::ptr::NonNull;
 
 use proptest::prelude::*;
 
-use super::{TICK, Timer, Wheel};
+use super::{Entry, TICK, Wheel};
 use crate::fiber::{Control, space};
-use crate::wait::Deadline;
+use crate::wait::{Batch, Deadline};
 
 /// The most timers that are pending at a time.
 const MOST: usize = 300;
@@ -53,24 +53,27 @@ struct Pending {
     deadline: u64,
     /// The tick at which it is due.
     tick: u64,
-    timer: Pin<Box<Timer>>,
+    /// Counts those that were started.
+    number: u64,
+    timer: Pin<Box<Entry>>,
 }
 
 /// A wheel, and what must be in it.
 struct World {
     wheel: &'static Wheel,
     now: u64,
+    started: u64,
     idle: Vec<NonNull<Control>>,
     pending: HashMap<NonNull<Control>, Pending>,
     /// Timers that have fired or been cancelled: to cancel them again does nothing.
-    over: Vec<Pin<Box<Timer>>>,
+    over: Vec<Pin<Box<Entry>>>,
 }
 
 impl World {
     fn new(controls: &[NonNull<Control>]) -> World {
-        let wheel: &'static Wheel = Box::leak(Box::new(Wheel::new()));
+        let wheel: &'static Wheel = Box::leak(Box::new(Wheel::new(crate::kernel::now())));
         let now = wheel.inner.lock().now << TICK;
-        World { wheel, now, idle: controls.to_vec(), pending: HashMap::new(), over: Vec::new() }
+        World { wheel, now, started: 0, idle: controls.to_vec(), pending: HashMap::new(), over: Vec::new() }
     }
 
     fn start(&mut self, deadline: u64) {
@@ -79,13 +82,15 @@ impl World {
         let word = unsafe { &control.as_ref().wait };
         word.prepare();
         assert!(word.park());
-        let timer = Box::pin(Timer::new(control, Deadline::at(deadline)));
+        let timer = Box::pin(Entry::of_wait(control));
         // A timer is due at the first tick that is not before it, and at the next one if the
         // present tick has been dealt with; the end of days is a tick as well.
         let tick = deadline.div_ceil(1 << TICK).min((1 << 48) - 1);
         let tick = tick.max(self.wheel.inner.lock().now + 1);
-        timer.as_ref().start(self.wheel);
-        self.pending.insert(control, Pending { deadline, tick, timer });
+        let due = timer.as_ref().start(self.wheel, Deadline::at(deadline));
+        assert_eq!(due.nanoseconds(), tick << TICK);
+        self.started += 1;
+        self.pending.insert(control, Pending { deadline, tick, number: self.started, timer });
     }
 
     fn cancel(&mut self, index: prop::sample::Index) {
@@ -111,15 +116,19 @@ impl World {
 
     fn pass_to(&mut self, now: u64) {
         self.now = now;
-        let mut fired = self.wheel.fire(now);
-        let mut last = 0;
+        let mut fired = Batch::new();
+        while self.wheel.next() <= now {
+            self.wheel.fire(now, &mut fired);
+        }
+        let mut last = (0, 0);
         while let Some(runnable) = fired.take() {
             let control = runnable.cast::<Control>();
             let pending = self.pending.remove(&control).expect("fired once, and not cancelled");
             let end_of_days = pending.tick == (1 << 48) - 1;
             assert!(pending.deadline <= now || end_of_days, "early: {} at {now}", pending.deadline);
-            assert!(pending.tick >= last, "tick {} after {last}", pending.tick);
-            last = pending.tick;
+            let this = (pending.tick, pending.number);
+            assert!(this > last, "tick and number {this:?} after {last:?}");
+            last = this;
             // SAFETY: as in `start`.
             assert_eq!(unsafe { control.as_ref() }.wait.end(), super::Reason::TimedOut);
             self.over.push(pending.timer);
@@ -163,7 +172,8 @@ proptest! {
             }
             world.check_next();
         }
-        world.pass_to(u64::MAX);
+        // Behind the last tick, and before "never".
+        world.pass_to(u64::MAX - 1);
         prop_assert!(world.pending.is_empty());
         prop_assert_eq!(world.wheel.next(), u64::MAX);
         for control in controls {
