@@ -1,40 +1,127 @@
-//! Sleep sort: each fiber sleeps as long as its number is large, then sends it.
+//! Timers: once, again and again, on a condition; cancelled, refreshed, reset.
 //!
-//! 10,000 fibers are in `thread::sleep` at the same time, on as many OS threads as there are
-//! CPUs. A timer costs nothing but the sleeping fiber: it lies on that fiber's stack.
+//! A pending timer is a small block in a wheel, without a fiber or a stack. When it is due, its callback
+//! is called on a fiber, so it may wait: here for the others, by sending into a channel. What is printed
+//! is the same every time:
 //!
-//! (As an algorithm this is a joke. As a test of ten thousand timers it is not.)
+//! ```text
+//! once: 10 ms, 20 ms, 30 ms
+//! recurring: call 1, call 2 takes two and a half periods, call 3, call 4
+//! recurring: no drift, and times were left out
+//! condition: tick, tick, and over with its session
+//! cancel: true, and again: false; the callback is dropped
+//! refresh: alive, alive, alive, alive, alive, idle
+//! reset: an hour has become 5 ms
+//! ```
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const NUMBERS: u64 = 10_000;
+use sleave::{Runtime, Since, Timer};
 
-fn main() {
-    // Numbers from 0 to 9,999 in an order that is none: 7,919 is prime to 10,000.
-    let numbers = (0..NUMBERS).map(|i| i * 7_919 % NUMBERS);
-    let start = Instant::now();
-    let sorted: Vec<u64> = sleave::run(|| {
-        let (sender, receiver) = mpsc::channel();
-        // Everyone counts from the same moment, when all have been spawned.
-        let begin = Instant::now() + Duration::from_millis(200);
-        for number in numbers {
-            let sender = sender.clone();
-            sleave::spawn(move || {
-                let at = begin + Duration::from_micros(50 * number);
-                thread::sleep(at.saturating_duration_since(Instant::now()));
-                sender.send(number).unwrap();
-            });
-        }
-        drop(sender);
-        receiver.iter().collect()
+const MS: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn main() -> std::io::Result<()> {
+    // One worker: what is due earlier also runs earlier.
+    let runtime = Runtime::builder().workers(1).build()?;
+    runtime.run(|| {
+        once();
+        recurring();
+        conditional();
+        cancelled();
+        refreshed();
+        reset();
     });
-    let out_of_order = sorted.windows(2).filter(|pair| pair[0] > pair[1]).count();
-    println!(
-        "{} numbers in {:?}; {out_of_order} neighbours out of order (50 µs apart, ticks of 65 µs)",
-        sorted.len(),
-        start.elapsed()
-    );
-    assert_eq!(sorted.len() as u64, NUMBERS);
+    // An hour's timer would not keep it.
+    Timer::builder().on(&runtime).after(HOUR, || unreachable!("the runtime stops first"))?;
+    runtime.stop();
+    Ok(())
+}
+
+/// Prints what is sent until the last sender, in the last callback, is dropped.
+fn print(title: &str, trace: mpsc::Receiver<String>) {
+    println!("{title}: {}", trace.iter().collect::<Vec<_>>().join(", "));
+}
+
+fn once() {
+    let (say, trace) = mpsc::channel();
+    for delay in [30, 10, 20] {
+        let say = say.clone();
+        Timer::after(delay * MS, move || say.send(format!("{delay} ms")).unwrap());
+    }
+    drop(say);
+    print("once", trace);
+}
+
+fn recurring() {
+    let (say, trace) = mpsc::channel();
+    let (start, period) = (Instant::now(), 10 * MS);
+    let mut calls = 0;
+    let timer = Timer::every(period, move |timer| {
+        calls += 1;
+        // The k-th time is k periods after the start, whatever the calls before it took.
+        assert!(start.elapsed() >= period * (calls + timer.missed() as u32));
+        if calls == 2 {
+            say.send("call 2 takes two and a half periods".into()).unwrap();
+            thread::sleep(period * 5 / 2);
+        } else {
+            say.send(format!("call {calls}")).unwrap();
+        }
+        if calls == 4 {
+            timer.cancel();
+        }
+    });
+    print("recurring", trace);
+    assert!(timer.missed() >= 2);
+    println!("recurring: no drift, and times were left out");
+}
+
+fn conditional() {
+    struct Session;
+    let session = Arc::new(Session);
+    let (say, trace) = mpsc::channel();
+    let timer = Timer::builder()
+        .while_alive(&Arc::downgrade(&session))
+        .every(5 * MS, move |_| say.send("tick").unwrap())
+        .expect("a timer");
+    let ticks: Vec<_> = trace.iter().take(2).collect();
+    drop(session);
+    // Its channel closes when the timer finds nobody at its next time, and ends.
+    trace.iter().for_each(drop);
+    assert!(timer.is_over());
+    println!("condition: {}, and over with its session", ticks.join(", "));
+}
+
+fn cancelled() {
+    let held = Arc::new(());
+    let callback = held.clone();
+    let timer = Timer::after(HOUR, move || drop(callback));
+    let (first, again) = (timer.cancel(), timer.cancel());
+    assert_eq!(Arc::strong_count(&held), 1);
+    println!("cancel: {first}, and again: {again}; the callback is dropped");
+}
+
+fn refreshed() {
+    let (say, trace) = mpsc::channel();
+    let idle = say.clone();
+    let timer = Timer::after(250 * MS, move || idle.send("idle".into()).unwrap());
+    for _ in 0..5 {
+        thread::sleep(10 * MS);
+        if timer.refresh() {
+            say.send("alive".into()).unwrap();
+        }
+    }
+    drop(say);
+    print("refresh", trace);
+}
+
+fn reset() {
+    let (say, fired) = mpsc::channel();
+    let start = Instant::now();
+    let timer = Timer::after(HOUR, move || say.send(start.elapsed()).unwrap());
+    assert!(timer.reset(5 * MS, Since::Start));
+    assert!(fired.recv().unwrap() >= 5 * MS);
+    println!("reset: an hour has become 5 ms");
 }

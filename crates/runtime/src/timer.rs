@@ -309,7 +309,9 @@ impl TimerBuilder {
             Some(alive) => {
                 let callback = move |timer: &Timer| match alive.upgrade() {
                     Some(_alive) => callback(timer),
-                    None => drop(timer.cancel()),
+                    None => {
+                        timer.cancel();
+                    }
                 };
                 start_timer(self.core, start, period, true, Recurring(Some(callback)))
             }

@@ -235,9 +235,7 @@ impl Timer {
             }
             // SAFETY: its home is the only wheel that it may be in; taken from there the token is
             // here, with the reference that the wheel had.
-            Ok(unsafe {
-                wheel.remove(self.entry()).then(|| self.link(wheel, schedule.deadline()))
-            })
+            Ok(unsafe { wheel.remove(self.entry()).then(|| self.link(wheel, schedule.deadline())) })
         });
         if let Ok(Some(due)) = due {
             self.0.host.started(due);

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64 as Clock, Ordering};
 
 use loom::cell::UnsafeCell;
 use loom::model::Builder;
-use loom::sync::atomic::{AtomicU64, AtomicUsize, fence};
 use loom::sync::Mutex;
+use loom::sync::atomic::{AtomicU64, AtomicUsize, fence};
 use loom::thread;
 
 use super::block::{Block, Host};

@@ -349,9 +349,11 @@ impl Inner {
                 // not touched any more.
                 unsafe {
                     self.remove(entry);
-                    match entry.as_ref().links().tick {
-                        tick if tick > self.now => drop(self.insert(entry, tick)),
-                        _ => fire(entry, woken, expired),
+                    let tick = entry.as_ref().links().tick;
+                    if tick > self.now {
+                        self.insert(entry, tick);
+                    } else {
+                        fire(entry, woken, expired);
                     }
                 }
                 continue;

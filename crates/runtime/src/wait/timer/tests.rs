@@ -73,7 +73,14 @@ impl World {
     fn new(controls: &[NonNull<Control>]) -> World {
         let wheel: &'static Wheel = Box::leak(Box::new(Wheel::new(crate::kernel::now())));
         let now = wheel.inner.lock().now << TICK;
-        World { wheel, now, started: 0, idle: controls.to_vec(), pending: HashMap::new(), over: Vec::new() }
+        World {
+            wheel,
+            now,
+            started: 0,
+            idle: controls.to_vec(),
+            pending: HashMap::new(),
+            over: Vec::new(),
+        }
     }
 
     fn start(&mut self, deadline: u64) {
