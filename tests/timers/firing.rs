@@ -48,25 +48,21 @@ fn a_timer_fires_at_its_time_or_at_once_if_that_is_over() {
 #[test]
 fn timers_fire_in_the_order_of_their_deadlines() {
     each(|place| {
-        let (order, start) = (Arc::new(Mutex::new(Vec::new())), Instant::now() + 20 * MS);
-        let (send, receive) = mpsc::channel::<()>();
-        // 37 is prime to 100: started in an order that is none.
-        for number in (0..100).map(|i| i * 37 % 100) {
-            let (order, send) = (order.clone(), send.clone());
-            let at = start + number * MS / 2;
-            let record = move || {
-                assert!(Instant::now() >= at, "early");
-                order.lock().unwrap().push(number);
-                drop(send);
-            };
-            place.timer().at(at, record).unwrap();
-        }
-        drop(send);
-        assert!(receive.recv().is_err(), "all have fired");
-        let mut order = order.lock().unwrap();
-        assert!(!place.is_in_order() || order.is_sorted(), "{order:?}");
-        order.sort_unstable();
-        assert_eq!(*order, (0..100).collect::<Vec<_>>());
+        place.assert_in_order(|| {
+            let order = Arc::new(Mutex::new(Vec::new()));
+            let start = Instant::now() + 20 * MS;
+            // 37 is prime to 100: started in an order that is none.
+            for number in (0..100).map(|i| i * 37 % 100) {
+                let order = order.clone();
+                let at = start + number as u32 * MS / 2;
+                let record = move || {
+                    assert!(Instant::now() >= at, "early");
+                    order.lock().unwrap().push(number);
+                };
+                place.timer().at(at, record).unwrap();
+            }
+            all_from(order, 100)
+        });
     });
 }
 
@@ -75,24 +71,28 @@ fn timers_of_one_time_fire_in_the_order_in_which_they_were_started() {
     each(|place| {
         // Near enough for the lowest level of the wheel, and far enough to move down to it.
         for delay in [2 * MS, 30 * MS] {
-            // No channel: a sender may yield, and then the order is that of the yields.
-            let (calls, places) = (Arc::new(Count::new()), Arc::new(Mutex::new(vec![0; 1000])));
-            let at = Instant::now() + delay;
-            for number in 0..1000 {
-                let (calls, places) = (calls.clone(), places.clone());
-                let call = move || {
-                    let place = calls.up();
-                    places.lock().unwrap()[number] = place;
-                };
-                place.timer().at(at, call).unwrap();
-            }
-            eventually("all have fired", || Arc::strong_count(&places) == 1);
-            assert!(Instant::now() >= at);
-            let places = places.lock().unwrap();
-            assert!(!place.is_in_order() || places.is_sorted(), "{places:?}");
-            assert!(places.iter().all(|&place| place > 0));
+            place.assert_in_order(|| {
+                let order = Arc::new(Mutex::new(Vec::new()));
+                let at = Instant::now() + delay;
+                for number in 0..1000 {
+                    let order = order.clone();
+                    let record = move || order.lock().unwrap().push(number);
+                    place.timer().at(at, record).unwrap();
+                }
+                all_from(order, 1000)
+            });
         }
     });
+}
+
+/// What callbacks have left in `order`, when all have been called: each number below `count` once.
+fn all_from(order: Arc<Mutex<Vec<usize>>>, count: usize) -> Vec<usize> {
+    eventually("all have fired", || Arc::strong_count(&order) == 1);
+    let order = std::mem::take(&mut *order.lock().unwrap());
+    let mut sorted = order.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, (0..count).collect::<Vec<_>>());
+    order
 }
 
 #[test]
