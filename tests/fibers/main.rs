@@ -10,6 +10,7 @@
 mod support;
 
 mod blocking;
+mod interposition;
 mod lifecycle;
 mod overflow;
 mod runtimes;

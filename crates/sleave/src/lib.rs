@@ -58,6 +58,7 @@
 #[cfg(feature = "interpose")]
 use sleave_libc as _;
 
+pub use sleave_runtime::interpose::{set as interpose, uninterposed};
 pub use sleave_runtime::{
     Builder, Fiber, FiberId, JoinHandle, NoFibers, Runtime, RuntimeBuilder, Scope,
     ScopedJoinHandle, Since, Statistics, Timer, TimerBuilder, current, identity, run, scope, spawn,

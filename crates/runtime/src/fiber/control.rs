@@ -30,7 +30,7 @@ pub(crate) struct Control {
     /// Who wakes it.
     pub(crate) wait: WaitWord,
     /// Not zero: the C library's calls pass through. The runtime is at work on this fiber's
-    /// stack, or its program has asked for it.
+    /// stack, or its program has asked for it; `interpose` says which bits are whose.
     pub(crate) bypass: Cell<u32>,
     /// What it runs; `None` when it has ended.
     pub(crate) task: Cell<Option<NonNull<Header>>>,
