@@ -13,5 +13,6 @@ mod blocking;
 mod interposition;
 mod lifecycle;
 mod overflow;
+mod parking;
 mod runtimes;
 mod scopes;

@@ -38,5 +38,5 @@ pub use fiber::{Fiber, FiberId, NoFibers};
 pub use runtime::{Runtime, RuntimeBuilder, identity, run};
 pub use scheduler::{Statistics, yield_now};
 pub use scope::{Scope, ScopedJoinHandle, scope};
-pub use spawn::{Builder, JoinHandle, current, spawn};
+pub use spawn::{Builder, JoinHandle, current, park, park_deadline, park_timeout, spawn};
 pub use timer::{Since, Timer, TimerBuilder};

@@ -8,10 +8,12 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::fiber::{self, Fiber, Task, TaskRef, Watcher, space};
 use crate::runtime::{CoreRef, Runtime, here};
 use crate::scheduler;
+use crate::wait::Deadline;
 
 /// A fiber factory: name and stack size, as [`std::thread::Builder`].
 ///
@@ -261,4 +263,68 @@ pub fn current() -> Option<Fiber> {
         None => STANDS_FOR.try_with(|task| task.borrow().clone()).ok().flatten(),
     };
     task.map(Fiber)
+}
+
+/// Parks the calling fiber until somebody calls [`Fiber::unpark`]; returns at once if that has happened since
+/// its last `park`. As [`std::thread::park`], but never without a token.
+///
+/// Its worker runs other fibers meanwhile. The token is the fiber's own: what it has for
+/// `std::thread::park`, which works on fibers too, is another.
+///
+/// # Panics
+/// On a thread that is no fiber: there is no handle by which it could be unparked.
+///
+/// # Examples
+///
+/// ```
+/// let sleeper = sleave_runtime::spawn(|| {
+///     sleave_runtime::park();
+///     "unparked"
+/// });
+/// sleeper.fiber().unpark(); // Before it parks or after, all the same.
+/// assert_eq!(sleeper.join().unwrap(), "unparked");
+/// ```
+pub fn park() {
+    park_until(Deadline::NEVER);
+}
+
+/// As [`park`], for `timeout` at most; whether the fiber was unparked. `false` is never early.
+///
+/// # Panics
+/// As [`park`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// sleave_runtime::run(|| {
+///     assert!(!sleave_runtime::park_timeout(Duration::from_millis(1)));
+///     sleave_runtime::current().unwrap().unpark();
+///     assert!(sleave_runtime::park_timeout(Duration::MAX));
+/// });
+/// ```
+pub fn park_timeout(timeout: Duration) -> bool {
+    let nanoseconds = u64::try_from(timeout.as_nanos());
+    park_until(nanoseconds.map_or(Deadline::NEVER, Deadline::after))
+}
+
+/// As [`park`], until `deadline` at the latest; whether the fiber was unparked. `false` is never
+/// early; a deadline that has passed asks whether the token is there, and takes it.
+///
+/// # Panics
+/// As [`park`].
+pub fn park_deadline(deadline: Instant) -> bool {
+    park_timeout(deadline.saturating_duration_since(Instant::now()))
+}
+
+fn park_until(deadline: Deadline) -> bool {
+    let Some(Fiber(task)) = current() else {
+        panic!("only a fiber parks here: nobody has a handle to unpark a plain thread")
+    };
+    if fiber::in_fiber() {
+        task.token().take_as_fiber(deadline)
+    } else {
+        task.token().take_as_thread(deadline)
+    }
 }

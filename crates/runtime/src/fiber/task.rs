@@ -29,6 +29,7 @@ use std::thread;
 
 use super::{Kind, Runnable};
 use crate::scheduler::Core;
+use crate::wait::park::Token;
 
 /// The closure has returned and its result lies in the task.
 const STORED: u32 = 1;
@@ -78,6 +79,8 @@ pub(crate) struct Header {
     vtable: &'static VTable,
     references: AtomicUsize,
     state: AtomicU32,
+    /// What `park` waits for.
+    token: Token,
     /// Bytes of the slot that the fiber wants.
     pub(crate) stack: usize,
     id: FiberId,
@@ -169,6 +172,10 @@ impl TaskRef {
 
     pub(crate) fn name(&self) -> Option<&str> {
         self.header().name.as_deref()
+    }
+
+    pub(crate) fn token(&self) -> &Token {
+        &self.header().token
     }
 
     /// Runs the closure, keeps its result and, if the handle has gone, drops the result.
@@ -329,6 +336,7 @@ impl<T> Task<T> {
                 vtable: const { &Cell::<F, T>::VTABLE },
                 references: AtomicUsize::new(2),
                 state: AtomicU32::new(0),
+                token: Token::new(),
                 stack,
                 id: FiberId::next(),
                 name: name.map(String::into_boxed_str),
@@ -380,6 +388,15 @@ impl Fiber {
     /// The name given by [`Builder::name`](crate::Builder::name), if any.
     pub fn name(&self) -> Option<&str> {
         self.0.name()
+    }
+
+    /// Gives the fiber its token: a [`park`](crate::park) that it is in returns, else its next one does at once.
+    /// Several tokens that are given before it parks are one. As [`std::thread::Thread::unpark`].
+    ///
+    /// Anybody may call this: threads, fibers of any runtime, the fiber itself. When the fiber has ended,
+    /// it does nothing. What the caller did before is seen by the fiber after its `park`.
+    pub fn unpark(&self) {
+        self.0.token().give();
     }
 }
 

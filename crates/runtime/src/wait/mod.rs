@@ -26,6 +26,7 @@
 
 mod deadline;
 pub mod futex;
+pub(crate) mod park;
 pub(crate) mod timer;
 
 pub use deadline::Deadline;
