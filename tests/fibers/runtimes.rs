@@ -335,3 +335,84 @@ fn fibers_run_on_as_many_threads_as_there_are_workers() {
         runtime.stop();
     });
 }
+
+#[test]
+fn fibers_are_counted_by_what_they_do() {
+    const PARKED: usize = 5;
+    const QUEUED: usize = 10;
+    Company::Shared.keep(|| {
+        let _watchdog = Watchdog::over(Host::Fibers { workers: 1 }, PATIENCE);
+        let runtime = runtime(1);
+        let (counted, handles) = runtime.run(|| {
+            let arrived = Arc::new(Count::new());
+            let spawn_parked = || {
+                let arrived = Arc::clone(&arrived);
+                sleave::spawn(move || {
+                    arrived.up();
+                    sleave::park();
+                })
+            };
+            let handles: Vec<_> = (0..PARKED).map(|_| spawn_parked()).collect();
+            while arrived.get() < PARKED {
+                sleave::yield_now();
+            }
+            // The one worker is here: those have parked, and these cannot begin.
+            (0..QUEUED).for_each(|_| drop(sleave::spawn(|| ())));
+            (runtime.statistics(), handles)
+        });
+        assert_eq!(counted.fibers, 1 + PARKED + QUEUED, "{counted:?}");
+        assert_eq!((counted.running, counted.runnable), (1, QUEUED), "{counted:?}");
+        assert_eq!((counted.waiting, counted.idle), (PARKED, 0), "{counted:?}");
+        handles.iter().for_each(|handle| handle.fiber().unpark());
+        handles.into_iter().for_each(|handle| handle.join().unwrap());
+        runtime.stop();
+    });
+}
+
+#[test]
+fn what_comes_from_outside_counts_as_runnable() {
+    Company::Alone.keep(|| {
+        let _watchdog = Watchdog::over(Host::Fibers { workers: 1 }, PATIENCE);
+        let runtime = runtime(1);
+        // Three from a plain thread, while the only worker computes: so long that it is replaced, if
+        // the machine is busy. One try of several must be good.
+        let counted = || {
+            runtime.run(|| {
+                thread::scope(|scope| {
+                    let spawner = scope.spawn(|| [(); 3].map(|()| runtime.spawn(|| ())));
+                    while !spawner.is_finished() {
+                        std::hint::spin_loop();
+                    }
+                    let runnable = runtime.statistics().runnable;
+                    for handle in spawner.join().unwrap() {
+                        handle.join().unwrap();
+                    }
+                    runnable
+                })
+            })
+        };
+        let seen: Vec<_> = std::iter::repeat_with(counted).take(20).collect();
+        assert!(seen.contains(&3), "runnable in each try: {seen:?}");
+        runtime.stop();
+    });
+}
+
+#[test]
+fn at_rest_every_fiber_waits_and_every_worker_is_idle() {
+    for_each_size(|workers| {
+        let runtime = runtime(workers);
+        let handles: Vec<_> = (0..50).map(|_| runtime.spawn(sleave::park)).collect();
+        eventually("all have parked", || {
+            let now = runtime.statistics();
+            let fibers = (now.fibers, now.running, now.runnable, now.waiting);
+            fibers == (50, 0, 0, 50) && now.idle == now.workers && now.workers > 0
+        });
+        handles.iter().for_each(|handle| handle.fiber().unpark());
+        handles.into_iter().for_each(|handle| handle.join().unwrap());
+        eventually("all have ended", || {
+            let now = runtime.statistics();
+            (now.fibers, now.running, now.runnable, now.waiting) == (0, 0, 0, 0)
+        });
+        runtime.stop();
+    });
+}

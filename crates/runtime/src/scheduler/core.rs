@@ -4,7 +4,10 @@
 //! about to ring for a worker when that fiber has long ended and its runtime has stopped. A late
 //! ring at a core is harmless; at freed memory it would not be.
 
+mod statistics;
 mod time;
+
+pub use statistics::Statistics;
 
 use std::cell::UnsafeCell;
 use std::io;
@@ -37,19 +40,6 @@ pub struct Options {
     pub slot: usize,
     /// The workers' names begin with this.
     pub name: String,
-}
-
-/// What a runtime is doing, at one moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Statistics {
-    /// Fibers that have been spawned and have not ended.
-    pub fibers: usize,
-    /// OS threads that run fibers or look for some, those stuck in a call left out.
-    pub workers: usize,
-    /// Workers of these that sleep because there is nothing to do.
-    pub idle: usize,
-    /// OS threads that are stuck in a call that could not be interposed.
-    pub blocked: usize,
 }
 
 pub(crate) struct Core {
@@ -604,20 +594,6 @@ impl Core {
         let searching = self.searching.load(Ordering::Relaxed);
         let counted = [staff.live, staff.blocked, staff.callers, staff.spare, staff.called];
         counted == [0; 5] && sleeping == 0 && searching <= 1 && self.next_due() == u64::MAX
-    }
-
-    pub(crate) fn statistics(&self) -> Statistics {
-        let (live, blocked) = {
-            let staff = self.staff.lock();
-            (staff.live, staff.blocked)
-        };
-        Statistics {
-            // Relaxed, both: a momentary view.
-            fibers: self.fibers.load(Ordering::Relaxed).saturating_sub(1),
-            workers: live - blocked,
-            idle: self.sleeping.load(Ordering::Relaxed).min(live - blocked),
-            blocked,
-        }
     }
 
     /// A worker could get no memory for a stack: gives others the time to return some.

@@ -1,0 +1,66 @@
+//! What a runtime is doing, counted when somebody asks and at no cost otherwise.
+//!
+//! Everything but the number of fibers is read off the processors and the queues. What waits is what
+//! is left, since those who wait are in no list of the runtime's:
+//!
+//! ```text
+//!   fibers  =  running (on a processor)  +  runnable (in a queue)  +  waiting (the rest)
+//! ```
+
+use std::sync::atomic::Ordering;
+
+use super::Core;
+
+/// What a runtime is doing, at one moment.
+///
+/// The numbers are read one after the other while the runtime goes on: each was right a moment ago, and
+/// where nothing moves all are right together. A fiber on its way from one state to the next may
+/// count in either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Statistics {
+    /// Fibers that have been spawned and have not ended.
+    pub fibers: usize,
+    /// Fibers of these that a worker is running, those whose worker is stuck in a call included.
+    pub running: usize,
+    /// Fibers of these that could run and wait for a worker, those that have not begun included.
+    pub runnable: usize,
+    /// Fibers of these that wait for something: a descriptor, a time, a lock, a join, a token. 0 where
+    /// each fiber is an OS thread, as are `running` and `runnable`.
+    pub waiting: usize,
+    /// OS threads that run fibers or look for some, those stuck in a call left out.
+    pub workers: usize,
+    /// Workers of these that sleep because there is nothing to do.
+    pub idle: usize,
+    /// OS threads that are stuck in a call that could not be interposed.
+    pub blocked: usize,
+}
+
+impl Core {
+    /// Costs a lock that is held for a moment, and a look at each processor.
+    pub(crate) fn statistics(&self) -> Statistics {
+        let (live, blocked) = {
+            let staff = self.staff.lock();
+            (staff.live, staff.blocked)
+        };
+        let processors = self.processors();
+        // Relaxed, all: a momentary view.
+        let running =
+            processors.iter().filter(|p| !p.running.load(Ordering::Relaxed).is_null()).count();
+        let queued: usize = processors.iter().map(|p| p.queue.len()).sum();
+        let runnable = queued + self.injector.len();
+        // One for the handle.
+        let fibers = self.fibers.load(Ordering::Relaxed).saturating_sub(1);
+        // Without a processor nothing of this runtime has run: fibers are OS threads, or none has begun.
+        let waiting =
+            if processors.is_empty() { 0 } else { fibers.saturating_sub(running + runnable) };
+        Statistics {
+            fibers,
+            running,
+            runnable,
+            waiting,
+            workers: live - blocked,
+            idle: self.sleeping.load(Ordering::Relaxed).min(live - blocked),
+            blocked,
+        }
+    }
+}
