@@ -1,0 +1,59 @@
+//! Where fibers cannot be had each is an OS thread: what a program calls on one is the same.
+//!
+//! One test, in a process of its own: it sets the environment that all of the process goes by.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use sleave_runtime::{Runtime, current, interpose, park, park_timeout};
+
+#[test]
+fn a_thread_that_stands_for_a_fiber_parks_and_is_counted() {
+    // SAFETY: the only test of this process, and its first act: nobody else reads the environment.
+    unsafe { std::env::set_var("SLEAVE_IDENTITY", "threads") };
+    assert!(sleave_runtime::identity().is_err());
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+
+    const ROUNDS: usize = 10_000;
+    let turns = Arc::new(AtomicUsize::new(0));
+    let answering = runtime.spawn({
+        let turns = turns.clone();
+        move || {
+            for round in 0..ROUNDS {
+                park();
+                assert_eq!(turns.swap(2 * round + 2, Ordering::Relaxed), 2 * round + 1);
+            }
+        }
+    });
+    for round in 0..ROUNDS {
+        turns.store(2 * round + 1, Ordering::Relaxed);
+        answering.fiber().unpark();
+        while turns.load(Ordering::Relaxed) != 2 * round + 2 {
+            std::thread::yield_now();
+        }
+    }
+    answering.join().unwrap();
+
+    runtime
+        .spawn(|| {
+            current().unwrap().unpark();
+            current().unwrap().unpark();
+            assert!(park_timeout(Duration::MAX));
+            let (begun, asked) = (Instant::now(), Duration::from_millis(20));
+            assert!(!park_timeout(asked));
+            assert!(begun.elapsed() >= asked);
+            assert!(!interpose::set(false), "there is nothing to switch");
+            assert!(!interpose::set(true));
+        })
+        .join()
+        .unwrap();
+
+    let parked = runtime.spawn(park);
+    let counted = runtime.statistics();
+    assert_eq!(counted.fibers, 1, "{counted:?}");
+    assert_eq!((counted.running, counted.runnable, counted.waiting), (0, 0, 0), "{counted:?}");
+    parked.fiber().unpark();
+    parked.join().unwrap();
+    runtime.stop();
+}
