@@ -14,6 +14,8 @@ use std::sync::atomic::AtomicU32;
 
 use syscalls::{Errno, Sysno, syscall};
 
+use crate::wait::Deadline;
+
 /// An error of the kernel as std shows it.
 pub(crate) fn error(e: Errno) -> io::Error {
     io::Error::from_raw_os_error(e.into_raw())
@@ -184,6 +186,24 @@ pub(crate) fn poll_now(fds: &mut [libc::pollfd]) -> Result<usize, Errno> {
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: ppoll(2) reads and writes the slice; it may update the timespec, which is ours.
     unsafe { syscall!(Sysno::ppoll, fds.as_mut_ptr(), fds.len(), &raw const zero, 0usize, 8usize) }
+}
+
+/// poll(2): blocks the calling OS thread until something is ready or `deadline` passes; a signal does
+/// not end it.
+pub(crate) fn poll(fds: &mut [libc::pollfd], deadline: Deadline) -> Result<usize, Errno> {
+    loop {
+        let left = deadline.nanoseconds().saturating_sub(now());
+        let left = libc::timespec {
+            tv_sec: (left / 1_000_000_000) as i64,
+            tv_nsec: (left % 1_000_000_000) as i64,
+        };
+        let left = if deadline == Deadline::NEVER { std::ptr::null() } else { &raw const left };
+        // SAFETY: ppoll(2) reads and writes the slice; it may update the timespec, which is ours.
+        match unsafe { syscall!(Sysno::ppoll, fds.as_mut_ptr(), fds.len(), left, 0usize, 8usize) } {
+            Err(Errno::EINTR) => {}
+            answer => return answer,
+        }
+    }
 }
 
 /// The kernel's id of the calling OS thread. gettid(2)

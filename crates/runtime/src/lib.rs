@@ -35,6 +35,7 @@ mod sync;
 mod timer;
 
 pub use fiber::{Fiber, FiberId, NoFibers};
+pub use reactor::event;
 pub use runtime::{Runtime, RuntimeBuilder, identity, run};
 pub use scheduler::{Statistics, yield_now};
 pub use scope::{Scope, ScopedJoinHandle, scope};

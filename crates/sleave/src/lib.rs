@@ -61,6 +61,6 @@ use sleave_libc as _;
 pub use sleave_runtime::interpose::{set as interpose, uninterposed};
 pub use sleave_runtime::{
     Builder, Fiber, FiberId, JoinHandle, NoFibers, Runtime, RuntimeBuilder, Scope,
-    ScopedJoinHandle, Since, Statistics, Timer, TimerBuilder, current, identity, park,
+    ScopedJoinHandle, Since, Statistics, Timer, TimerBuilder, current, event, identity, park,
     park_deadline, park_timeout, run, scope, spawn, yield_now,
 };

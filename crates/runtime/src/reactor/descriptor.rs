@@ -1,7 +1,8 @@
 //! What is known of each descriptor: readiness, and who waits for it.
 //!
 //! ```text
-//!   number ─▶ leaf ─▶ Descriptor { flags, Lock { generation, driver, readers ⇄ …, writers ⇄ … } }
+//!   number ─▶ leaf ─▶ Descriptor { flags, Lock { generation, driver, readers ⇄ …, writers ⇄ …,
+//!                                                registrations } }
 //! ```
 //!
 //! The table has one entry for each descriptor number, in leaves that are made when first needed
@@ -25,6 +26,7 @@ use sleave_context::lock::Lock;
 use syscalls::Errno;
 
 use super::Driver;
+use super::event::{Event, Registrations};
 use crate::fiber::{Control, current};
 use crate::wait::{Batch, Deadline, Reason, Wait};
 
@@ -63,6 +65,10 @@ const HUNG_UP: u32 = 4;
 const REGISTERED: u32 = 8;
 const HAS_READERS: u32 = 16;
 const HAS_WRITERS: u32 = 32;
+/// The description has other descriptors.
+const SHARED: u32 = 64;
+/// It is being closed at this moment.
+const CLOSING: u32 = 128;
 
 impl Direction {
     fn ready(self) -> u32 {
@@ -83,21 +89,22 @@ impl Direction {
 }
 
 #[repr(align(64))]
-struct Descriptor {
+pub(super) struct Descriptor {
     /// Read without the lock; changed under it, but for the readiness bits.
     flags: AtomicU32,
-    state: Lock<State>,
+    pub(super) state: Lock<State>,
 }
 
-struct State {
+/// A descriptor has a cache line for itself.
+const _: () = assert!(size_of::<Descriptor>() == 64);
+
+pub(super) struct State {
     generation: u32,
     /// The driver that reports it; 0 if none does.
     driver: u32,
-    /// The description has other descriptors.
-    shared: bool,
-    /// It is being closed at this moment.
-    closing: bool,
     queues: [Queue; 2],
+    /// Callbacks; mostly there are none.
+    pub(super) registrations: Option<Box<Registrations>>,
 }
 
 /// Waiters of one direction, the longest waiting first.
@@ -196,7 +203,7 @@ static TABLE: [AtomicPtr<Descriptor>; LEAVES] = [const { AtomicPtr::new(null_mut
 
 /// The entry of `fd` if it has one.
 #[inline]
-fn lookup(fd: RawFd) -> Option<&'static Descriptor> {
+pub(super) fn lookup(fd: RawFd) -> Option<&'static Descriptor> {
     let number = usize::try_from(fd).ok()?;
     // Acquire pairs with the Release in `entry`.
     let leaf = TABLE.get(number / LEAF)?.load(Ordering::Acquire);
@@ -205,7 +212,7 @@ fn lookup(fd: RawFd) -> Option<&'static Descriptor> {
 }
 
 /// The entry of `fd`; `None` if such a number cannot be.
-fn entry(fd: RawFd) -> Option<&'static Descriptor> {
+pub(super) fn entry(fd: RawFd) -> Option<&'static Descriptor> {
     static GROWING: Lock<()> = Lock::new(());
     if let Some(found) = lookup(fd) {
         return Some(found);
@@ -220,9 +227,8 @@ fn entry(fd: RawFd) -> Option<&'static Descriptor> {
                 state: Lock::new(State {
                     generation: 0,
                     driver: 0,
-                    shared: false,
-                    closing: false,
                     queues: [Queue::new(), Queue::new()],
+                    registrations: None,
                 }),
             })
             .collect();
@@ -263,6 +269,9 @@ pub(super) fn event(name: u64, events: u32, woken: &mut Batch) {
     for direction in Direction::BOTH {
         if set & direction.ready() != 0 {
             state.wake(descriptor, direction, Reason::Woken, over, woken);
+            if let Some(registrations) = &mut state.registrations {
+                registrations.announce(fd, direction, woken);
+            }
         }
     }
 }
@@ -288,20 +297,22 @@ impl State {
         }
     }
 
-    /// Sees to it that events of `fd` are reported to `driver`.
-    fn register(
+    /// Sees to it that events of `fd` are reported to `driver`. Says whether they were not before:
+    /// then what is ready already will be reported as well.
+    pub(super) fn register(
         &mut self,
         descriptor: &Descriptor,
         fd: RawFd,
         driver: &Driver,
-    ) -> Result<(), Errno> {
-        if self.driver != driver.id() {
-            driver.register(fd, data(fd, self.generation))?;
-            self.driver = driver.id();
-            // Relaxed: read by `drained` as a hint that leads to this lock.
-            descriptor.flags.fetch_or(REGISTERED, Ordering::Relaxed);
+    ) -> Result<bool, Errno> {
+        if self.driver == driver.id() {
+            return Ok(false);
         }
-        Ok(())
+        driver.register(fd, data(fd, self.generation))?;
+        self.driver = driver.id();
+        // Relaxed: read by `drained` as a hint that leads to this lock.
+        descriptor.flags.fetch_or(REGISTERED, Ordering::Relaxed);
+        Ok(true)
     }
 }
 
@@ -332,7 +343,7 @@ pub(super) unsafe fn join(
 ) -> Joined {
     let Some(descriptor) = entry(fd) else { return Joined::Unpollable };
     let mut state = descriptor.state.lock();
-    if state.closing {
+    if descriptor.is_closing() {
         return Joined::Closed;
     }
     if state.register(descriptor, fd, driver).is_err() {
@@ -470,7 +481,7 @@ pub fn hung_up(fd: RawFd) -> bool {
 pub fn opened(fd: RawFd) {
     if let Some(descriptor) = lookup(fd) {
         let mut woken = Batch::new();
-        descriptor.renew(&mut descriptor.state.lock(), &mut woken);
+        descriptor.renew(fd, &mut descriptor.state.lock(), &mut woken);
         woken.schedule();
     }
 }
@@ -478,17 +489,31 @@ pub fn opened(fd: RawFd) {
 /// Says that the description of `fd` has, or may have, another descriptor.
 pub fn shared(fd: RawFd) {
     if let Some(descriptor) = entry(fd) {
-        descriptor.state.lock().shared = true;
+        let _state = descriptor.state.lock();
+        // Relaxed: under the lock.
+        descriptor.flags.fetch_or(SHARED, Ordering::Relaxed);
     }
 }
 
+/// Tells apart the descriptions that `fd` names one after the other.
+pub(super) fn generation(fd: RawFd) -> u32 {
+    lookup(fd).map_or(0, |descriptor| descriptor.state.lock().generation)
+}
+
 impl Descriptor {
+    /// Whether it is being closed. The lock is held.
+    pub(super) fn is_closing(&self) -> bool {
+        // Relaxed: under the lock.
+        self.flags.load(Ordering::Relaxed) & CLOSING != 0
+    }
+
     /// Begins a new generation; whoever waited for the old one is told that it is closed.
-    fn renew(&self, state: &mut State, woken: &mut Batch) {
+    fn renew(&self, fd: RawFd, state: &mut State, woken: &mut Batch) {
         state.generation = state.generation.wrapping_add(1);
         state.driver = 0;
-        state.shared = false;
-        state.closing = false;
+        if let Some(registrations) = &mut state.registrations {
+            registrations.end_all(fd, Event::Closed, woken);
+        }
         for direction in Direction::BOTH {
             state.wake(self, direction, Reason::Closed, true, woken);
         }
@@ -506,18 +531,20 @@ pub fn close(fd: RawFd, call: impl FnOnce() -> isize) -> isize {
     let mut woken = Batch::new();
     let generation = {
         let mut state = descriptor.state.lock();
-        if state.shared && current().is_some() && state.driver == driver().id() {
+        // Relaxed, here and below: under the lock.
+        let shared = descriptor.flags.load(Ordering::Relaxed) & SHARED != 0;
+        if shared && current().is_some() && state.driver == driver().id() {
             driver().unregister(fd);
         }
-        descriptor.renew(&mut state, &mut woken);
-        state.closing = true;
+        descriptor.renew(fd, &mut state, &mut woken);
+        descriptor.flags.fetch_or(CLOSING, Ordering::Relaxed);
         state.generation
     };
     let result = call();
     {
-        let mut state = descriptor.state.lock();
+        let state = descriptor.state.lock();
         if state.generation == generation {
-            state.closing = false;
+            descriptor.flags.fetch_and(!CLOSING, Ordering::Relaxed);
         }
     }
     woken.schedule();

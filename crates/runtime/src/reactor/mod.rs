@@ -3,6 +3,7 @@
 //! * `descriptor` keeps, for each descriptor number, what is known of its readiness and which
 //!   fibers wait for it; that is the same whatever asks the kernel.
 //! * `poll` waits for several descriptors at once.
+//! * [`event`] is what a program calls: callbacks, and the wait for any of several.
 //! * `epoll` asks the kernel: the **driver**, one for each runtime. It must provide `new`,
 //!   `register` (have events of a descriptor reported from now on, including what is ready already),
 //!   `poll` (collect events, sleeping for the first one if asked), `ring` (end one sleep), `arm`
@@ -19,6 +20,7 @@
 
 mod descriptor;
 mod epoll;
+pub mod event;
 mod poll;
 
 #[cfg(all(test, not(loom)))]

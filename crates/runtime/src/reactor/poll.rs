@@ -7,10 +7,15 @@
 //! One look before waiting is enough: readiness that was cached is forgotten before it
 //! ([`attempt`]), so an event that comes between the look and the wait is found in the flag. And if
 //! every descriptor is known to be drained, not even that look is needed.
+//!
+//! Whoever waits does so for the description that the number named when the call began. If that is
+//! closed meanwhile the answer is `POLLNVAL`, whatever the number names by then: a fiber that queued
+//! at its successor leaves before it parks, or is woken by the close.
 
 use std::os::fd::RawFd;
 
-use super::descriptor::{Direction, Joined, Waiter, attempt, drained, driver, join, leave, part};
+use super::descriptor::{Direction, Joined, Waiter, attempt, drained, driver, generation};
+use super::descriptor::{join, leave, part};
 use crate::kernel;
 use crate::wait::{Deadline, Wait};
 
@@ -18,6 +23,8 @@ use crate::wait::{Deadline, Wait};
 struct Place {
     fd: RawFd,
     direction: Direction,
+    /// Of the number, when the call began.
+    generation: u32,
     waiter: Option<Waiter>,
 }
 
@@ -29,10 +36,16 @@ const LOOK_AGAIN: u64 = 1_000_000;
 
 impl Place {
     /// Of a number that no descriptor has.
-    const NOWHERE: Place = Place { fd: -1, direction: Direction::Read, waiter: None };
+    const NOWHERE: Place =
+        Place { fd: -1, direction: Direction::Read, generation: 0, waiter: None };
 
     fn new(fd: RawFd, direction: Direction) -> Place {
-        Place { fd, direction, waiter: None }
+        Place { fd, direction, generation: generation(fd), waiter: None }
+    }
+
+    /// Whether what is waited for has been closed.
+    fn is_gone(&self) -> bool {
+        self.generation != generation(self.fd)
     }
 }
 
@@ -65,47 +78,63 @@ fn directions(pollfd: &libc::pollfd) -> impl Iterator<Item = Direction> + use<> 
 /// # Panics
 /// If the caller is not a fiber.
 pub fn poll(fds: &mut [libc::pollfd], deadline: Deadline) -> isize {
+    let mut places = fds.iter().flat_map(|p| directions(p).map(|d| Place::new(p.fd, d)));
+    if fds.len() <= FEW {
+        let mut few: [Place; 2 * FEW] =
+            std::array::from_fn(|_| places.next().unwrap_or(Place::NOWHERE));
+        drop(places);
+        poll_at(fds, &mut few, deadline)
+    } else {
+        let mut many: Vec<Place> = places.collect();
+        poll_at(fds, &mut many, deadline)
+    }
+}
+
+/// As [`poll`], with the places of `fds`.
+fn poll_at(fds: &mut [libc::pollfd], places: &mut [Place], deadline: Deadline) -> isize {
     // Only what proves a direction drained lets the flags stand for a look.
     let provable = fds.iter().all(|pollfd| {
         directions(pollfd).all(|d| pollfd.events & proof(d) != 0)
             && pollfd.events & !(libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) == 0
     });
-    let known = |fds: &[libc::pollfd]| {
-        provable && fds.iter().all(|pollfd| directions(pollfd).all(|d| drained(pollfd.fd, d)))
+    let known = |places: &[Place]| {
+        let open = places.iter().filter(|place| place.fd >= 0);
+        provable && open.into_iter().all(|p| drained(p.fd, p.direction) && !p.is_gone())
     };
     loop {
-        if !known(fds) || deadline.passed() {
-            match look(fds) {
+        if !known(places) || deadline.passed() {
+            match look(fds, places) {
                 0 if !deadline.passed() => {}
                 answer => return answer,
             }
         }
-        let mut places = fds.iter().flat_map(|p| directions(p).map(|d| Place::new(p.fd, d)));
-        if fds.len() <= FEW {
-            let mut few: [Place; 2 * FEW] =
-                std::array::from_fn(|_| places.next().unwrap_or(Place::NOWHERE));
-            drop(places);
-            wait_once(fds, &mut few, deadline, provable);
-        } else {
-            let mut many: Vec<Place> = places.collect();
-            wait_once(fds, &mut many, deadline, provable);
-        }
+        wait_once(fds, places, deadline, provable);
     }
 }
 
 /// Asks the kernel, and keeps the cached readiness true to the answer.
-fn look(fds: &mut [libc::pollfd]) -> isize {
+fn look(fds: &mut [libc::pollfd], places: &[Place]) -> isize {
     let proved = |pollfd: &libc::pollfd, d| pollfd.events & proof(d) != 0;
     for pollfd in fds.iter() {
         directions(pollfd).filter(|&d| proved(pollfd, d)).for_each(|d| attempt(pollfd.fd, d));
     }
-    let answer = match kernel::poll_now(fds) {
+    let mut answer = match kernel::poll_now(fds) {
         Ok(count) => count as isize,
         Err(e) => -(e.into_raw() as isize),
     };
     if answer != 0 {
         for pollfd in fds.iter().filter(|pollfd| answer < 0 || pollfd.revents != 0) {
             directions(pollfd).for_each(|d| leave(pollfd.fd, d, true));
+        }
+    }
+    // What the kernel has said of a number's next description is not the answer.
+    if answer < 0 {
+        return answer;
+    }
+    for gone in places.iter().filter(|place| place.is_gone()) {
+        for pollfd in fds.iter_mut().filter(|pollfd| pollfd.fd == gone.fd) {
+            answer += isize::from(pollfd.revents == 0);
+            pollfd.revents = libc::POLLNVAL;
         }
     }
     answer
@@ -124,6 +153,11 @@ fn wait_once(fds: &mut [libc::pollfd], places: &mut [Place], deadline: Deadline,
         let Some(waiter) = &place.waiter else { continue };
         // SAFETY: the places stay where they are until the waiters are released below.
         match unsafe { join(place.fd, place.direction, driver, waiter, provable) } {
+            // One who has queued at the present description is woken when that is closed.
+            Joined::Waiting if place.is_gone() => {
+                ready = true;
+                break;
+            }
             Joined::Waiting => {}
             Joined::Ready | Joined::Closed => {
                 ready = true;
