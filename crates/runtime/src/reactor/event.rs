@@ -382,17 +382,15 @@ where
 /// let (mut near, far) = UnixStream::pair()?;
 /// far.set_nonblocking(true)?;
 /// let (send, receive) = mpsc::channel();
-/// event::persistent(far.try_clone()?, Direction::Read, |_, _| unreachable!())?.delete();
-/// event::persistent(&far.try_clone()?, Direction::Read, move |event, registration| {
-///     let mut text = String::new();
+/// event::persistent(&far.try_clone()?, Direction::Read, move |event, _| {
+///     let mut text = Vec::new();
 ///     // Ends with `WouldBlock`, or with the end of the stream.
-///     let _ = (&far).read_to_string(&mut text);
-///     send.send((event, text)).unwrap();
-///     if event == Event::HungUp {
-///         registration.delete();
+///     let _ = (&far).read_to_end(&mut text);
+///     if event != Event::Closed {
+///         send.send(text).unwrap();
 ///     }
-/// })?;
-/// near.write_all(b"hello")?;
+/// });
+/// near.write_all(b"x")?;
 /// # Ok::<(), std::io::Error>(())
 /// ```
 pub fn persistent<F>(fd: impl AsFd, direction: Direction, callback: F) -> io::Result<Registration>
