@@ -10,10 +10,11 @@
 mod support;
 
 use std::fs::File;
-use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
+use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -496,6 +497,24 @@ fn one_closed_behind_our_back_is_told_so_when_its_number_is_opened_again() {
         }
         assert_eq!(told.recv(), Ok(Event::Closed));
     });
+}
+
+#[test]
+fn where_fibers_are_threads_registrations_are_refused() {
+    const NAME: &str = "where_fibers_are_threads_registrations_are_refused";
+    if supported() {
+        // What fibers are is decided once for each process.
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", NAME]).env("SLEAVE_IDENTITY", "threads");
+        assert!(child.output().unwrap().status.success());
+    } else {
+        let (near, _far) = UnixStream::pair().unwrap();
+        let refused = event::once(&near, Direction::Write, |_| unreachable!()).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unsupported);
+        assert_eq!(cancel_all(&near), 0);
+        let ready = sleave::run(|| wait_any(&[(near.as_fd(), Direction::Write)], None).unwrap());
+        assert_eq!(ready, [0]);
+    }
 }
 
 // ---- any of several ----

@@ -232,34 +232,38 @@ fn ask(fd: RawFd, direction: Direction) -> Option<Event> {
 /// new arrives ([`persistent`]).
 ///
 /// A handle: copies are the same registration, and **dropping them changes nothing**, as dropping a
-/// [`JoinHandle`](crate::JoinHandle) leaves its fiber running. It ends when it is [deleted](Registration::delete),
-/// [cancelled](Registration::cancel), when its descriptor is closed, when its callback panics, and
-/// `once` with its call. All methods may be called from any thread and any fiber, from the callback as well.
+/// [`JoinHandle`](crate::JoinHandle) leaves its fiber running. It ends when it is
+/// [deleted](Registration::delete), [cancelled](Registration::cancel), when its descriptor is
+/// closed, when its callback panics, and `once` with its call. All methods may be called from any
+/// thread and any fiber, from the callback as well.
 ///
 /// # The callback
 ///
 /// It runs on a fiber of the runtime that the registration was made on, with the stack that the
-/// runtime's fibers usually have. Calls of one registration never overlap; those of different ones may. What
-/// a call is told is decided when it begins. There may be any number of registrations and of waiting
-/// fibers for each direction, and every event reaches all of the registrations. Errors and hang-ups reach both
-/// directions. A panic in a callback is that of a detached fiber: it is reported, and ends the registration.
+/// runtime's fibers usually have. Calls of one registration never overlap; those of different ones
+/// may. What a call is told is decided when it begins. There may be any number of registrations and
+/// of waiting fibers for each direction, and every event reaches all of the registrations. Errors
+/// and hang-ups reach both directions. A panic in a callback is that of a detached fiber: it is
+/// reported, and ends the registration.
 ///
 /// # The end of the runtime
 ///
 /// A registration is as good as a fiber that waits: it counts as one in
-/// [`Statistics`](crate::Statistics), and [`Runtime::stop`](crate::Runtime::stop) waits until it has ended.
+/// [`Statistics`](crate::Statistics), and [`Runtime::stop`](crate::Runtime::stop) waits until it
+/// has ended.
 ///
 /// # What epoll does not do
 ///
-/// * **Regular files** and directories cannot be watched (`EPERM`, epoll_ctl(2)); for poll(2) they are always
-///   ready. So a registration of one is called at once, and, as nothing ever arrives, not again.
-/// * **Duplicates** (dup(2)): a registration belongs to one *number*. Each number of a description may have
-///   some, and closing one of the numbers ends those of that number only.
-/// * **Closed behind our back**, by a system call that the runtime does not see (`syscall(SYS_close)`, the
-///   interposed C library switched off): nobody tells, and epoll forgets the descriptor in silence. The
-///   registration is told [`Event::Closed`] when the number is next handed out by a call that the
-///   runtime does see, or when an event finds it closed; or it is deleted. It is never told of its successor's events
-///   once that has been seen to be opened.
+/// * **Regular files** and directories cannot be watched (`EPERM`, epoll_ctl(2)); for poll(2) they
+///   are always ready. So a registration of one is called at once, and, as nothing ever arrives,
+///   not again.
+/// * **Duplicates** (dup(2)): a registration belongs to one *number*. Each number of a description
+///   may have some, and closing one of the numbers ends those of that number only.
+/// * **Closed behind our back**, by a system call that the runtime does not see
+///   (`syscall(SYS_close)`, the interposed C library switched off): nobody tells, and epoll forgets
+///   the descriptor in silence. The registration is told [`Event::Closed`] when the number is next
+///   handed out by a call that the runtime does see, or when an event finds it closed; or it is
+///   deleted. It is never told of its successor's events once that has been seen to be opened.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Registration {
     fd: RawFd,
@@ -269,9 +273,9 @@ pub struct Registration {
 impl Registration {
     /// Ends the registration in silence; whether there was something to end.
     ///
-    /// `true`: no call will begin after this. A call that is running goes on, and is not waited for. What the
-    /// callback holds has been dropped, or will be when that call has ended. `false`: the only call, or the
-    /// last one, has begun.
+    /// `true`: no call will begin after this. A call that is running goes on, and is not waited
+    /// for. What the callback holds has been dropped, or will be when that call has ended. `false`:
+    /// the only call, or the last one, has begun.
     pub fn delete(&self) -> bool {
         let removed = lookup(self.fd)
             .and_then(|descriptor| remove(&mut descriptor.state.lock().registrations, self.key));
@@ -281,12 +285,12 @@ impl Registration {
         true
     }
 
-    /// Ends the registration with a last call, which is told [`Event::Cancelled`]; whether there was something
-    /// to end.
+    /// Ends the registration with a last call, which is told [`Event::Cancelled`]; whether there
+    /// was something to end.
     ///
-    /// `true`: there will be exactly this call, unless it is [deleted](Registration::delete) before it begins. One that is
-    /// running goes on, and comes first. `false`: the only call, or the last one, has begun, or is to be told something
-    /// else.
+    /// `true`: there will be exactly this call, unless it is [deleted](Registration::delete) before
+    /// it begins. One that is running goes on, and comes first. `false`: the only call, or the last
+    /// one, has begun, or is to be told something else.
     pub fn cancel(&self) -> bool {
         let mut woken = Batch::new();
         let cancelled = lookup(self.fd).is_some_and(|descriptor| {
@@ -321,10 +325,10 @@ impl fmt::Debug for Registration {
 /// It runs on the runtime of the calling fiber, or on the default one. See [`Registration`].
 ///
 /// # Errors
-/// `EBADF` if `fd` is being closed; what epoll_ctl(2) says, but for `EPERM`; if no worker exists and none can be
-/// started, what pthread_create(3) says; `Unsupported` where fibers are OS threads
-/// ([`identity`](fn@crate::identity)); and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build) if this
-/// starts the default runtime.
+/// `EBADF` if `fd` is being closed; what epoll_ctl(2) says, but for `EPERM`; if no worker exists
+/// and none can be started, what pthread_create(3) says; `Unsupported` where fibers are OS threads
+/// ([`identity`](fn@crate::identity)); and as
+/// [`RuntimeBuilder::build`](crate::RuntimeBuilder::build) if this starts the default runtime.
 ///
 /// # Examples
 ///
@@ -355,16 +359,17 @@ where
     register(fd.as_fd(), direction, false, Box::new(callback))
 }
 
-/// Calls `callback` whenever something new arrives for `direction` of `fd`, and at once if it is ready already.
+/// Calls `callback` whenever something new arrives for `direction` of `fd`, and at once if it is
+/// ready already.
 ///
-/// Precisely: the kernel reports **edges** (`EPOLLET`, epoll(7)): bytes have come, space has become free, the peer
-/// has hung up. After each report, a call begins that is told so, unless by then `fd` is not ready any more. Several
-/// reports may be one call; a report may repeat what was told before, while that is still there. So a
-/// callback takes all there is, until `EAGAIN` (on a descriptor in non-blocking mode): it is *not* called again for
-/// what it leaves behind.
+/// Precisely: the kernel reports **edges** (`EPOLLET`, epoll(7)): bytes have come, space has become
+/// free, the peer has hung up. After each report, a call begins that is told so, unless by then
+/// `fd` is not ready any more. Several reports may be one call; a report may repeat what was told
+/// before, while that is still there. So a callback takes all there is, until `EAGAIN` (on a
+/// descriptor in non-blocking mode): it is *not* called again for what it leaves behind.
 ///
-/// The callback is given the registration, so that it can end it. It runs on the runtime of the calling fiber, or
-/// on the default one. See [`Registration`].
+/// The callback is given the registration, so that it can end it. It runs on the runtime of the
+/// calling fiber, or on the default one. See [`Registration`].
 ///
 /// # Errors
 /// As [`once`].
@@ -458,12 +463,14 @@ pub fn cancel_all(fd: impl AsFd) -> usize {
     count
 }
 
-/// Waits until any of `interests` is ready, at most for `timeout`, and returns the indices of those that are, in
-/// order: none if the time was over first. It parks the calling fiber; on an OS thread it is poll(2).
+/// Waits until any of `interests` is ready, at most for `timeout`, and returns the indices of those
+/// that are, in order: none if the time was over first. It parks the calling fiber; on an OS thread
+/// it is poll(2).
 ///
-/// It looks, and takes nothing: what is ready stays so until somebody tries. Errors and hang-ups are reported
-/// whatever the direction. A descriptor that is not open counts as ready, for a try fails at once (`EBADF`); so does, for
-/// a fiber, one that is closed meanwhile, even if its number is in use again. Regular files are always ready.
+/// It looks, and takes nothing: what is ready stays so until somebody tries. Errors and hang-ups
+/// are reported whatever the direction. A descriptor that is not open counts as ready, for a try
+/// fails at once (`EBADF`); so does, for a fiber, one that is closed meanwhile, even if its number
+/// is in use again. Regular files are always ready.
 ///
 /// # Errors
 /// `EINVAL` for more descriptors than the process may have, `ENOMEM`: poll(2).
