@@ -424,16 +424,18 @@ fn stop_waits_for_a_registration_as_for_a_fiber() {
     if !supported() {
         return;
     }
-    let runtime = sleave::Runtime::builder().workers(1).build().unwrap();
-    let (mut near, far) = UnixStream::pair().unwrap();
-    let (_, told) = runtime.run(|| once(&far, Direction::Read));
-    assert_eq!(runtime.statistics().fibers, 1);
-    let stopper = std::thread::spawn(move || runtime.stop());
-    std::thread::sleep(20 * MS);
-    assert!(!stopper.is_finished());
-    near.write_all(b"x").unwrap();
-    stopper.join().unwrap();
-    assert_eq!(told.try_recv(), Ok(Event::Ready));
+    Company::Shared.keep(|| {
+        let runtime = sleave::Runtime::builder().workers(1).build().unwrap();
+        let (mut near, far) = UnixStream::pair().unwrap();
+        let (_, told) = runtime.run(|| once(&far, Direction::Read));
+        assert_eq!(runtime.statistics().fibers, 1);
+        let stopper = std::thread::spawn(move || runtime.stop());
+        std::thread::sleep(20 * MS);
+        assert!(!stopper.is_finished());
+        near.write_all(b"x").unwrap();
+        stopper.join().unwrap();
+        assert_eq!(told.try_recv(), Ok(Event::Ready));
+    });
 }
 
 // ---- what epoll does not do ----
@@ -506,7 +508,8 @@ fn where_fibers_are_threads_registrations_are_refused() {
         // What fibers are is decided once for each process.
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args(["--exact", NAME]).env("SLEAVE_IDENTITY", "threads");
-        assert!(child.output().unwrap().status.success());
+        let output = Company::Shared.keep(|| child.output()).unwrap();
+        assert!(output.status.success(), "{output:?}");
     } else {
         let (near, _far) = UnixStream::pair().unwrap();
         let refused = event::once(&near, Direction::Write, |_| unreachable!()).unwrap_err();
