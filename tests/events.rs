@@ -344,7 +344,8 @@ fn a_reused_number_wakes_neither_the_callbacks_nor_the_fibers_of_its_predecessor
         if !supported() {
             return;
         }
-        for _ in 0..100 {
+        let mut early = 0;
+        for _ in 0..30 {
             let (_near, far) = UnixStream::pair().unwrap();
             let number = far.as_raw_fd();
             let told = [once(&far, Direction::Read), persistent(&far, Direction::Read)];
@@ -361,13 +362,17 @@ fn a_reused_number_wakes_neither_the_callbacks_nor_the_fibers_of_its_predecessor
             for (_, told) in &told {
                 assert_eq!(told.recv(), Ok(Event::Closed));
             }
-            // It comes back although its number has nothing to tell.
-            assert_eq!(waiter.value(), [0]);
+            settle();
+            early += usize::from(waiter.is_finished());
             let (_, next) = once(&far, Direction::Read);
             writer.write_all(b"x").unwrap();
             assert_eq!(next.recv(), Ok(Event::Ready));
             assert!(told.iter().all(|(_, told)| told.recv().is_err()));
+            // One that another worker began too late has waited for the pipe, and has it now.
+            assert_eq!(waiter.value(), [0]);
         }
+        // The others came back although their number had nothing to tell.
+        assert!(early > 0);
     });
 }
 
