@@ -315,7 +315,7 @@ fn cancel_all_reaches_both_directions_of_one_descriptor_only() {
 
 #[test]
 fn closing_ends_every_callback_and_wait_of_the_number() {
-    on_fibers(|host| {
+    on_fibers_alone(|host| {
         if !supported() {
             return;
         }
