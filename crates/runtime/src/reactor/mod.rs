@@ -23,6 +23,14 @@ mod epoll;
 pub mod event;
 mod poll;
 
+/// Tests take turns: there is one table of descriptors, and a number that one of them has closed is
+/// another's next.
+#[cfg(all(test, not(loom)))]
+fn turn() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[cfg(all(test, not(loom)))]
 mod stress;
 #[cfg(all(test, not(loom)))]

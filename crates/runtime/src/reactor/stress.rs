@@ -186,6 +186,7 @@ fn round(mut dice: Dice) {
 
 #[test]
 fn no_fiber_is_forgotten_and_no_byte_is_lost() {
+    let _turn = turn();
     // Writing to a pipe that nobody reads shall be an error, as Rust programs have it.
     // SAFETY: signal(2), before the fibers exist.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };

@@ -54,6 +54,7 @@ fn give_back(control: NonNull<Control>) {
 /// would be left out, for the descriptor would count as drained.
 #[test]
 fn readiness_that_a_looker_finds_on_joining_stays() {
+    let _turn = turn();
     let driver = Driver::new().unwrap();
     let [reader, writer] = pipe();
     let control = parked();
@@ -82,6 +83,7 @@ fn readiness_that_a_looker_finds_on_joining_stays() {
 /// A waiter joins at the very moment at which another one leaves something behind.
 #[test]
 fn readiness_left_behind_is_never_missed_by_one_who_joins() {
+    let _turn = turn();
     const ROUNDS: usize = 60_000;
     let driver = Driver::new().unwrap();
     let [reader, writer] = pipe();
@@ -151,6 +153,7 @@ fn readiness_left_behind_is_never_missed_by_one_who_joins() {
 /// An event of a description that is gone says nothing about its successor.
 #[test]
 fn an_event_of_a_former_generation_is_ignored() {
+    let _turn = turn();
     let driver = Driver::new().unwrap();
     let [reader, writer] = pipe();
     let control = parked();
