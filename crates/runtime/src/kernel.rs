@@ -14,8 +14,6 @@ use std::sync::atomic::AtomicU32;
 
 use syscalls::{Errno, Sysno, syscall};
 
-use crate::wait::Deadline;
-
 /// An error of the kernel as std shows it.
 pub(crate) fn error(e: Errno) -> io::Error {
     io::Error::from_raw_os_error(e.into_raw())
@@ -30,13 +28,18 @@ pub(crate) fn now() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
+/// `nanoseconds` as the kernel takes them.
+fn timespec(nanoseconds: u64) -> libc::timespec {
+    libc::timespec {
+        tv_sec: (nanoseconds / 1_000_000_000) as i64,
+        tv_nsec: (nanoseconds % 1_000_000_000) as i64,
+    }
+}
+
 /// Blocks the calling OS thread while `*word == expected`, at most until `deadline`
 /// (`CLOCK_MONOTONIC` nanoseconds). May return early for no reason. futex(2)
 pub(crate) fn futex_wait(word: &AtomicU32, expected: u32, deadline: Option<u64>) {
-    let at = deadline.map(|d| libc::timespec {
-        tv_sec: (d / 1_000_000_000) as i64,
-        tv_nsec: (d % 1_000_000_000) as i64,
-    });
+    let at = deadline.map(timespec);
     let at = at.as_ref().map_or(std::ptr::null(), |t| t as *const libc::timespec);
     // SAFETY: futex(2): the word is live for the call, the timeout is null or a timespec.
     // Every outcome (woken, mismatch, signal, time-out) means "look again" to our callers.
@@ -121,13 +124,7 @@ pub(crate) fn timerfd_arm(fd: RawFd, at: u64) {
     // An all-zero value would disarm: nothing is due at nanosecond 0.
     let at = at.max(1);
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    let value = libc::itimerspec {
-        it_interval: zero,
-        it_value: libc::timespec {
-            tv_sec: (at / 1_000_000_000) as i64,
-            tv_nsec: (at % 1_000_000_000) as i64,
-        },
-    };
+    let value = libc::itimerspec { it_interval: zero, it_value: timespec(at) };
     // SAFETY: timerfd_settime(2) reads one itimerspec.
     let _ = unsafe {
         syscall!(Sysno::timerfd_settime, fd, libc::TFD_TIMER_ABSTIME, &raw const value, 0usize)
@@ -188,16 +185,12 @@ pub(crate) fn poll_now(fds: &mut [libc::pollfd]) -> Result<usize, Errno> {
     unsafe { syscall!(Sysno::ppoll, fds.as_mut_ptr(), fds.len(), &raw const zero, 0usize, 8usize) }
 }
 
-/// poll(2): blocks the calling OS thread until something is ready or `deadline` passes; a signal does
-/// not end it.
-pub(crate) fn poll(fds: &mut [libc::pollfd], deadline: Deadline) -> Result<usize, Errno> {
+/// poll(2): blocks the calling OS thread until something is ready or `deadline` (nanoseconds) passes; a signal
+/// does not end it.
+pub(crate) fn poll(fds: &mut [libc::pollfd], deadline: Option<u64>) -> Result<usize, Errno> {
     loop {
-        let left = deadline.nanoseconds().saturating_sub(now());
-        let left = libc::timespec {
-            tv_sec: (left / 1_000_000_000) as i64,
-            tv_nsec: (left % 1_000_000_000) as i64,
-        };
-        let left = if deadline == Deadline::NEVER { std::ptr::null() } else { &raw const left };
+        let left = deadline.map(|deadline| timespec(deadline.saturating_sub(now())));
+        let left = left.as_ref().map_or(std::ptr::null(), |t| t as *const libc::timespec);
         // SAFETY: ppoll(2) reads and writes the slice; it may update the timespec, which is ours.
         match unsafe { syscall!(Sysno::ppoll, fds.as_mut_ptr(), fds.len(), left, 0usize, 8usize) } {
             Err(Errno::EINTR) => {}

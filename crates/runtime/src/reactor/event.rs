@@ -516,9 +516,10 @@ pub fn wait_any(
             libc::pollfd { fd: fd.as_raw_fd(), events, revents: 0 }
         })
         .collect();
+    let at = (deadline != Deadline::NEVER).then_some(deadline.nanoseconds());
     let answer = match current() {
         Some(_) => poll(&mut fds, deadline),
-        None => match kernel::poll(&mut fds, deadline) {
+        None => match kernel::poll(&mut fds, at) {
             Ok(count) => count as isize,
             Err(e) => -(e.into_raw() as isize),
         },
