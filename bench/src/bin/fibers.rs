@@ -74,7 +74,7 @@ fn main() {
         "std mpsc ping-pong, a message",
         rounds,
         &mut [
-            &mut || one.run(|| ping_pong(20_000)),
+            &mut || one.run(|| ping_pong_fibers(20_000)),
             &mut || tokio.block_on(tokio_ping_pong(20_000)),
             &mut || {
                 tokio_pool.block_on(async { tokio::spawn(tokio_ping_pong(20_000)).await.unwrap() })
@@ -168,34 +168,32 @@ async fn tokio_many(count: usize) -> f64 {
     each(start, count)
 }
 
-fn ping_pong(count: usize) -> f64 {
+/// Messages to a peer and back, over std's channels.
+fn ping_pong<H>(
+    count: usize,
+    spawn: impl FnOnce(Box<dyn FnOnce() + Send>) -> H,
+    join: impl FnOnce(H),
+) -> f64 {
     let (ping, pinged) = std::sync::mpsc::channel();
     let (pong, ponged) = std::sync::mpsc::channel();
     let start = Instant::now();
     let other =
-        sleave::spawn(move || pinged.into_iter().for_each(|i: usize| pong.send(i).unwrap()));
+        spawn(Box::new(move || pinged.into_iter().for_each(|i: usize| pong.send(i).unwrap())));
     for i in 0..count {
         ping.send(i).unwrap();
         assert_eq!(ponged.recv().unwrap(), i);
     }
     drop(ping);
-    other.join().unwrap();
+    join(other);
     each(start, 2 * count)
 }
 
+fn ping_pong_fibers(count: usize) -> f64 {
+    ping_pong(count, sleave::spawn, |peer| peer.join().unwrap())
+}
+
 fn ping_pong_threads(count: usize) -> f64 {
-    let (ping, pinged) = std::sync::mpsc::channel();
-    let (pong, ponged) = std::sync::mpsc::channel();
-    let start = Instant::now();
-    let other =
-        thread::spawn(move || pinged.into_iter().for_each(|i: usize| pong.send(i).unwrap()));
-    for i in 0..count {
-        ping.send(i).unwrap();
-        assert_eq!(ponged.recv().unwrap(), i);
-    }
-    drop(ping);
-    other.join().unwrap();
-    each(start, 2 * count)
+    ping_pong(count, thread::spawn, |peer| peer.join().unwrap())
 }
 
 async fn tokio_ping_pong(count: usize) -> f64 {
