@@ -10,9 +10,11 @@
 mod support;
 
 mod blocking;
+mod callers;
 mod interposition;
 mod lifecycle;
 mod overflow;
 mod parking;
+mod pinning;
 mod runtimes;
 mod scopes;

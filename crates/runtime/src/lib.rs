@@ -40,4 +40,5 @@ pub use runtime::{Runtime, RuntimeBuilder, identity, run};
 pub use scheduler::{Statistics, yield_now};
 pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use spawn::{Builder, JoinHandle, current, park, park_deadline, park_timeout, spawn};
+pub use spawn::{pin, unpin, worker};
 pub use timer::{Since, Timer, TimerBuilder};

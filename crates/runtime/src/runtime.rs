@@ -4,12 +4,14 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, Ordering};
+use std::time::Duration;
 
 use sleave_context::lock::Lock;
 
-use crate::fiber::{NoFibers, current, space, watch};
-use crate::scheduler::{Bell, Core, Options, Statistics, enter_as_worker, setxid};
+use crate::fiber::{Fiber, NoFibers, Watcher, current, space, watch};
+use crate::scheduler::{Alarm, Caller, Core, Options, Statistics, enter_as_worker, setxid};
 use crate::spawn::{Builder, JoinHandle};
+use crate::wait::Deadline;
 
 /// A set of workers, and the fibers spawned on it.
 ///
@@ -19,6 +21,15 @@ use crate::spawn::{Builder, JoinHandle};
 ///
 /// A runtime that is dropped goes on until its last fiber has ended; [`Runtime::stop`] waits for
 /// that.
+///
+/// # Workers and their numbers
+///
+/// Workers are OS threads of the runtime's own, which start when there is work. While a thread is inside
+/// [`Runtime::run`] it is one of them, and one of the others rests. With [`RuntimeBuilder::use_caller`]
+/// the first worker is always the thread that is inside [`Runtime::run`] or [`Runtime::stop`], and with one worker the
+/// whole runtime is confined to it.
+///
+/// They are numbered from 0; a fiber can be [pinned](Builder::pin) to one of them.
 ///
 /// # Examples
 ///
@@ -35,7 +46,7 @@ use crate::spawn::{Builder, JoinHandle};
 /// ```
 #[derive(Debug)]
 pub struct Runtime {
-    core: Option<CoreRef>,
+    core: CoreRef,
 }
 
 /// A core in use by a runtime.
@@ -57,6 +68,7 @@ pub struct RuntimeBuilder {
     workers: Option<usize>,
     stack: Option<usize>,
     name: Option<String>,
+    use_caller: bool,
 }
 
 impl RuntimeBuilder {
@@ -78,6 +90,36 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> RuntimeBuilder {
         self.name = Some(name.into());
+        self
+    }
+
+    /// One of the workers, number 0, is whichever thread is inside [`Runtime::run`] or [`Runtime::stop`]; the runtime has
+    /// one thread less of its own. With one worker it has none: it is confined to its caller.
+    ///
+    /// While no thread is inside, that worker is missing. A confined runtime's fibers then wait, its
+    /// timers and descriptors as well, and whoever joins one of them on a plain thread waits until another
+    /// thread calls. One thread at a time is the caller; others that call meanwhile wait for their turn, or for the end
+    /// of what they run. A runtime that is dropped, or stopped on a fiber, cannot expect a caller any more, and gets threads of
+    /// its own for what is left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::thread;
+    ///
+    /// let runtime = sleave_runtime::Runtime::builder().workers(1).use_caller().build()?;
+    /// let early = runtime.spawn(|| thread::current().id());  // Waits for a caller.
+    /// let both = runtime.run(|| early.join().unwrap());      // Here it is.
+    /// # let _ = both;
+    /// runtime.spawn(|| println!("not before the next line"));
+    /// runtime.stop();                                        // Runs what is left.
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn use_caller(mut self) -> RuntimeBuilder {
+        self.use_caller = true;
         self
     }
 
@@ -112,8 +154,9 @@ impl RuntimeBuilder {
             Err(_) => stack.unwrap_or(0),
         };
         let name = self.name.unwrap_or_else(|| "sleave".into());
-        let core = Core::new(Options { workers, slot, name })?;
-        Ok(Runtime { core: Some(CoreRef(core)) })
+        let use_caller = self.use_caller;
+        let core = Core::new(Options { workers, use_caller, slot, name })?;
+        Ok(Runtime { core: CoreRef(core) })
     }
 }
 
@@ -146,7 +189,7 @@ impl Runtime {
     }
 
     pub(crate) fn core(&self) -> CoreRef {
-        self.core.expect("a runtime has its core until it is stopped or dropped")
+        self.core
     }
 
     /// Runs `f` on a fiber of this runtime and returns its result. The calling thread becomes one
@@ -155,7 +198,8 @@ impl Runtime {
     /// Called on a fiber, it spawns a fiber here and waits for it.
     ///
     /// # Panics
-    /// If `f` panics, with the same payload; and if not even one fiber can be made.
+    /// If `f` panics, with the same payload; if not even one fiber can be made; and if the runtime has been
+    /// stopped.
     pub fn run<F, T>(&self, f: F) -> T
     where
         F: FnOnce() -> T + Send,
@@ -167,7 +211,7 @@ impl Runtime {
     /// Spawns a fiber on this runtime. See [`spawn`](crate::spawn).
     ///
     /// # Panics
-    /// If no fiber can be made; [`Builder::spawn_on`] returns that as an error.
+    /// If no fiber can be made, or the runtime has been stopped; [`Builder::spawn_on`] returns that as an error.
     pub fn spawn<F, T>(&self, f: F) -> JoinHandle<T>
     where
         F: FnOnce() -> T + Send + 'static,
@@ -176,22 +220,70 @@ impl Runtime {
         Builder::new().spawn_on(self, f).expect("failed to spawn fiber")
     }
 
-    /// Waits until every fiber of this runtime has ended, then until its threads have.
+    /// Takes no more from outside, waits until every fiber of this runtime has ended, then until its threads have.
     ///
-    /// Fibers that are running may spawn others meanwhile: those are waited for as well.
+    /// In this order: from now on a spawn from outside is refused; the fibers that exist go on, may spawn others, and all of
+    /// these end; then pending timers are dropped, the workers leave, and their threads are joined. Nothing is cut short: a
+    /// fiber that never ends keeps `stop` waiting for ever, [`Runtime::stop_timeout`] not.
     ///
-    /// # Panics
-    /// On a fiber of this very runtime: it would wait for itself.
-    pub fn stop(mut self) {
-        let CoreRef(core) = self.core();
-        if let Some(control) = current() {
-            // SAFETY: the caller's own control block.
-            let own = unsafe { control.as_ref() }.processor().core();
-            assert!(!std::ptr::eq(own, core), "a fiber cannot stop the runtime that it runs on");
-        }
-        self.core = None;
+    /// It may be called again, and by several threads at once: each returns when all is over. A fiber of this very
+    /// runtime cannot wait for its own end: there the call only asks, and returns at once. A fiber of another
+    /// runtime parks.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use sleave_runtime::{Builder, Runtime};
+    ///
+    /// let runtime = Runtime::builder().workers(2).build()?;
+    /// let last = runtime.spawn(|| sleave_runtime::spawn(|| "spawned by one that was there").join());
+    /// runtime.stop();
+    /// assert!(last.is_finished());
+    /// assert!(Builder::new().spawn_on(&runtime, || "too late").is_err());
+    /// runtime.stop();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop(&self) {
+        self.stop_until(Deadline::NEVER);
+    }
+
+    /// As [`Runtime::stop`], but waits for the fibers' end for `timeout` at most; whether all is over. `false` is never
+    /// early.
+    ///
+    /// After `false` the runtime is still stopping: it takes nothing from outside, its fibers go on, and
+    /// [`Runtime::statistics`] counts them. Call it again, end them by means of your own, or let the process end.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let runtime = sleave_runtime::Runtime::builder().workers(1).build()?;
+    /// let stubborn = runtime.spawn(sleave_runtime::park);
+    /// assert!(!runtime.stop_timeout(Duration::from_millis(10)));
+    /// assert_eq!(runtime.statistics().fibers, 1);
+    /// stubborn.fiber().unpark();
+    /// assert!(runtime.stop_timeout(Duration::MAX));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop_timeout(&self, timeout: Duration) -> bool {
+        self.stop_until(Deadline::in_time(timeout))
+    }
+
+    fn stop_until(&self, deadline: Deadline) -> bool {
+        let CoreRef(core) = self.core;
         core.release();
-        core.join();
+        match crate::current() {
+            Some(Fiber(own)) if std::ptr::eq(own.core(), core) => return false,
+            Some(_) if core.uses_caller() => core.expects_no_caller(),
+            None if core.uses_caller() && space().is_ok() => drain(core, deadline),
+            _ => {}
+        }
+        core.join(deadline)
     }
 
     /// What the runtime is doing at this moment.
@@ -202,9 +294,7 @@ impl Runtime {
 
 impl Drop for Runtime {
     fn drop(&mut self) {
-        if let Some(CoreRef(core)) = self.core.take() {
-            core.abandon();
-        }
+        self.core.0.abandon();
     }
 }
 
@@ -277,22 +367,62 @@ where
     F: FnOnce() -> T + Send,
     T: Send,
 {
-    let result = if current().is_none() && space().is_ok() && core.0.caller_enters() {
-        let bell = Arc::new(Bell::new(core.0));
-        // SAFETY: the task has ended, and its result been taken, before this function returns.
-        match unsafe { Builder::new().spawn_unchecked(core, Some(bell.clone()), f) } {
-            Ok(spawned) => {
-                enter_as_worker(core.0, spawned.task(), &bell);
-                spawned.join()
+    let CoreRef(core) = core;
+    let caller = (current().is_none() && space().is_ok()).then(|| Arc::new(Caller::new(core)));
+    // Before the spawn, which would start a worker if there were none.
+    let entered = caller.is_some() && core.caller_enters();
+    let watcher = caller.clone().map(|caller| caller as Arc<dyn Watcher>);
+    // SAFETY: the task has ended, and its result been taken, before this function returns.
+    let spawned = match unsafe { Builder::new().spawn_unchecked(CoreRef(core), watcher, f) } {
+        Ok(spawned) => spawned,
+        Err(e) => {
+            if entered {
+                core.caller_turns_back();
             }
-            Err(e) => panic!("failed to spawn fiber: {e}"),
+            panic!("failed to spawn fiber: {e}")
         }
-    } else {
-        // SAFETY: as above.
-        let spawned = unsafe { Builder::new().spawn_unchecked(core, None, f) };
-        spawned.unwrap_or_else(|e| panic!("failed to spawn fiber: {e}")).join()
     };
-    result.unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+    if let Some(caller) = &caller {
+        let task = spawned.task();
+        call(core, caller, entered, &|| task.is_done(), Deadline::NEVER);
+    }
+    spawned.join().unwrap_or_else(|payload| std::panic::resume_unwind(payload))
+}
+
+/// Has the calling thread be a worker until `over`, at `deadline` at the latest, whenever it may be one; returns
+/// early if others can do without it. `entered`: it has been counted as one. Who makes `over` true rings the
+/// caller's bell.
+fn call(
+    core: &'static Core,
+    caller: &Caller,
+    mut entered: bool,
+    over: &dyn Fn() -> bool,
+    deadline: Deadline,
+) {
+    loop {
+        let turn = core.turn();
+        if entered {
+            enter_as_worker(core, caller, over);
+        } else if core.uses_caller() {
+            core.await_turn(turn, deadline);
+        } else {
+            return;
+        }
+        if over() {
+            return;
+        }
+        entered = core.caller_enters();
+    }
+}
+
+/// Has the calling thread run what is left of a runtime that uses its caller, until `deadline` at the latest.
+fn drain(core: &'static Core, deadline: Deadline) {
+    let caller = Arc::new(Caller::new(core));
+    let _alarm = (deadline != Deadline::NEVER).then(|| Alarm::set(core, deadline, caller.clone()));
+    let over = || core.has_ended() || deadline.passed();
+    if !over() {
+        call(core, &caller, core.caller_enters(), &over, deadline);
+    }
 }
 
 /// Whether fibers are what they should be here: `Ok`, each has an identity of its own on a stack of

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use crate::fiber::{self, Fiber, Task, TaskRef, Watcher, space};
 use crate::runtime::{CoreRef, Runtime, here};
-use crate::scheduler;
+use crate::scheduler::{self, Core};
 use crate::wait::Deadline;
 
-/// A fiber factory: name and stack size, as [`std::thread::Builder`].
+/// A fiber factory: name and stack size, as [`std::thread::Builder`], and the worker that it is pinned to.
 ///
 /// # Examples
 ///
@@ -34,6 +34,7 @@ use crate::wait::Deadline;
 pub struct Builder {
     name: Option<String>,
     stack: Option<usize>,
+    worker: Option<usize>,
 }
 
 /// What spawning gives.
@@ -85,11 +86,35 @@ impl Builder {
         self
     }
 
+    /// Only the worker numbered `worker` runs the fiber: always the same OS thread, whatever that is stuck in.
+    /// Workers are numbered from 0 on; in a runtime that [uses its caller](crate::RuntimeBuilder::use_caller)
+    /// number 0 is the thread inside [`Runtime::run`] or [`Runtime::stop`]. See also [`pin`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use sleave_runtime::{Builder, Runtime, worker};
+    ///
+    /// let runtime = Runtime::builder().workers(2).build()?;
+    /// let pinned = Builder::new().pin(1).spawn_on(&runtime, worker)?;
+    /// # if sleave_runtime::identity().is_ok() {
+    /// assert_eq!(pinned.join().unwrap(), Some(1));
+    /// # }
+    /// assert!(Builder::new().pin(2).spawn_on(&runtime, || ()).is_err(), "there are two");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pin(mut self, worker: usize) -> Builder {
+        self.worker = Some(worker);
+        self
+    }
+
     /// Spawns a fiber on the runtime of the calling fiber, or on the default one.
     ///
     /// # Errors
-    /// `InvalidInput` for a stack that is too large; `OutOfMemory`; what pthread_create(3) says
-    /// if not even one worker can be started; and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build)
+    /// `InvalidInput` for a stack that is too large, and for a worker that does not exist; what pthread_create(3)
+    /// says if a worker is needed and none can be started; and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build)
     /// if this starts the default runtime.
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
@@ -103,7 +128,8 @@ impl Builder {
     /// Spawns a fiber on `runtime`.
     ///
     /// # Errors
-    /// As [`Builder::spawn`].
+    /// As [`Builder::spawn`]; and if `runtime` has been [stopped](Runtime::stop), unless the caller is one of
+    /// its fibers.
     pub fn spawn_on<F, T>(self, runtime: &Runtime, f: F) -> io::Result<JoinHandle<T>>
     where
         F: FnOnce() -> T + Send + 'static,
@@ -133,13 +159,35 @@ impl Builder {
             None => core.slot_size(),
             wish => space.slot_size(wish)?,
         };
-        if !fiber::in_fiber() {
-            core.ensure_worker()?;
-        }
+        Self::admit(core)?;
+        let seat = self.worker.map(|worker| core.bind(worker)).transpose();
+        let ready = seat.and_then(|seat| match fiber::in_fiber() {
+            true => Ok(seat),
+            false => core.ensure_worker().map(|()| seat),
+        });
+        let seat = ready.inspect_err(|_| core.fiber_ends())?;
         // SAFETY: by contract.
         let (task, runner) = unsafe { Task::new(core, self.name, stack, watcher, f) };
+        runner.pin(seat);
         scheduler::spawn(runner);
         Ok(Spawned::Fiber(task))
+    }
+
+    /// Counts the fiber that is to be spawned.
+    ///
+    /// # Errors
+    /// As [`Core::admit`](crate::scheduler::Core::admit).
+    pub(crate) fn admit(core: &'static Core) -> io::Result<()> {
+        let inside = match fiber::current() {
+            // SAFETY: the caller's own control block.
+            Some(control) => std::ptr::eq(unsafe { control.as_ref() }.processor().core(), core),
+            None => current().is_some_and(|Fiber(own)| std::ptr::eq(own.core(), core)),
+        };
+        if inside {
+            core.fiber_begins();
+            return Ok(());
+        }
+        core.admit()
     }
 
     /// The fallback: an OS thread that stands for the fiber.
@@ -165,9 +213,11 @@ impl Builder {
             (None, 0) => {}
             (None, stack) => builder = builder.stack_size(stack),
         }
+        // Each fiber is alone on its thread here; what it is pinned to must exist all the same.
+        self.worker.map(|worker| core.seat(worker)).transpose()?;
+        Self::admit(core)?;
         // SAFETY: by contract.
         let (task, runner) = unsafe { Task::new(core, self.name, 0, watcher, f) };
-        core.fiber_begins();
         let thread = builder.spawn(move || {
             STANDS_FOR.set(Some(runner.clone()));
             // SAFETY: once, by the thread that was started for it.
@@ -265,6 +315,62 @@ pub fn current() -> Option<Fiber> {
     task.map(Fiber)
 }
 
+/// The number of the worker that runs the calling fiber; `None` on a thread that is no fiber, and where fibers are OS
+/// threads.
+///
+/// The workers that can be [pinned](Builder::pin) to have the numbers below [`RuntimeBuilder::workers`]. A thread
+/// in [`run`](crate::run) and one that stands in for a stuck worker have larger ones.
+///
+/// [`RuntimeBuilder::workers`]: crate::RuntimeBuilder::workers
+pub fn worker() -> Option<usize> {
+    // SAFETY: the caller's own control block.
+    fiber::current().map(|control| unsafe { control.as_ref() }.processor().number())
+}
+
+/// Moves the calling fiber to the worker numbered `worker`, where it is when this returns, and keeps it there until it
+/// is [unpinned](unpin). As if it had been spawned with [`Builder::pin`].
+///
+/// # Errors
+/// `InvalidInput` if there is no such worker, and on a thread that is no fiber; what pthread_create(3) says if the
+/// worker has no thread yet and none can be started.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let runtime = sleave_runtime::Runtime::builder().workers(2).build()?;
+/// runtime.run(|| {
+///     for worker in [0, 1, 0] {
+///         sleave_runtime::pin(worker).unwrap();
+/// #       if sleave_runtime::identity().is_err() { continue; }
+///         assert_eq!(sleave_runtime::worker(), Some(worker));
+///     }
+///     sleave_runtime::unpin();
+///     assert!(sleave_runtime::pin(2).is_err(), "there are two");
+/// });
+/// # Ok(())
+/// # }
+/// ```
+pub fn pin(worker: usize) -> io::Result<()> {
+    match (fiber::current(), current()) {
+        // SAFETY: the caller's own control block.
+        (Some(control), _) => scheduler::pin(unsafe { control.as_ref() }, Some(worker)),
+        (None, Some(Fiber(task))) => task.core().seat(worker).map(drop),
+        (None, None) => {
+            let message = "only a fiber can be pinned to a worker";
+            Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+        }
+    }
+}
+
+/// Lets the calling fiber run on any worker again. Does nothing if it is not pinned, or no fiber.
+pub fn unpin() {
+    if let Some(control) = fiber::current() {
+        // SAFETY: the caller's own control block.
+        let _ = scheduler::pin(unsafe { control.as_ref() }, None);
+    }
+}
+
 /// Parks the calling fiber until somebody calls [`Fiber::unpark`]; returns at once if that has happened since
 /// its last `park`. As [`std::thread::park`], but never without a token.
 ///
@@ -305,8 +411,7 @@ pub fn park() {
 /// });
 /// ```
 pub fn park_timeout(timeout: Duration) -> bool {
-    let nanoseconds = u64::try_from(timeout.as_nanos());
-    park_until(nanoseconds.map_or(Deadline::NEVER, Deadline::after))
+    park_until(Deadline::in_time(timeout))
 }
 
 /// As [`park`], until `deadline` at the latest; whether the fiber was unparked. `false` is never

@@ -157,7 +157,7 @@ impl Timer {
     }
 
     /// Chooses where a timer runs, and on what condition.
-    pub fn builder() -> TimerBuilder {
+    pub fn builder<'runtime>() -> TimerBuilder<'runtime> {
         TimerBuilder::default()
     }
 
@@ -244,21 +244,21 @@ fn nanoseconds(duration: Duration) -> u64 {
 /// ```
 #[derive(Clone, Default)]
 #[must_use = "a builder does nothing until it starts a timer"]
-pub struct TimerBuilder {
-    core: Option<CoreRef>,
+pub struct TimerBuilder<'runtime> {
+    runtime: Option<&'runtime Runtime>,
     alive: Option<Weak<dyn Any + Send + Sync>>,
 }
 
-impl TimerBuilder {
+impl<'runtime> TimerBuilder<'runtime> {
     /// The callback runs on `runtime`; else on that of the calling fiber, or on the default one.
-    pub fn on(mut self, runtime: &Runtime) -> TimerBuilder {
-        self.core = Some(runtime.core());
+    pub fn on(mut self, runtime: &'runtime Runtime) -> TimerBuilder<'runtime> {
+        self.runtime = Some(runtime);
         self
     }
 
     /// The timer fires only while `condition` can be upgraded, and keeps it alive during a call. If it is due
     /// and that is gone, the timer ends silently.
-    pub fn while_alive<T>(mut self, condition: &Weak<T>) -> TimerBuilder
+    pub fn while_alive<T>(mut self, condition: &Weak<T>) -> TimerBuilder<'runtime>
     where
         T: Any + Send + Sync,
     {
@@ -269,8 +269,8 @@ impl TimerBuilder {
     /// As [`Timer::after`].
     ///
     /// # Errors
-    /// If no worker exists and none can be started: what pthread_create(3) says; and as
-    /// [`RuntimeBuilder::build`](crate::RuntimeBuilder::build) if this starts the default runtime.
+    /// If the runtime has been [stopped](Runtime::stop); if no worker exists and none can be started: what
+    /// pthread_create(3) says; and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build) if this starts the default runtime.
     pub fn after<F>(self, delay: Duration, callback: F) -> io::Result<Timer>
     where
         F: FnOnce() + Send + 'static,
@@ -305,7 +305,7 @@ impl TimerBuilder {
         }
         let (start, period) = (kernel::now(), nanoseconds(period));
         match self.alive {
-            None => start_timer(self.core, start, period, true, Recurring(Some(callback))),
+            None => start_timer(self.runtime, start, period, true, Recurring(Some(callback))),
             Some(alive) => {
                 let callback = move |timer: &Timer| match alive.upgrade() {
                     Some(_alive) => callback(timer),
@@ -313,7 +313,7 @@ impl TimerBuilder {
                         timer.cancel();
                     }
                 };
-                start_timer(self.core, start, period, true, Recurring(Some(callback)))
+                start_timer(self.runtime, start, period, true, Recurring(Some(callback)))
             }
         }
     }
@@ -323,23 +323,23 @@ impl TimerBuilder {
         F: FnOnce() + Send + 'static,
     {
         match self.alive {
-            None => start_timer(self.core, start, delay, false, Once(Some(callback))),
+            None => start_timer(self.runtime, start, delay, false, Once(Some(callback))),
             Some(alive) => {
                 let callback = move || {
                     if let Some(_alive) = alive.upgrade() {
                         callback();
                     }
                 };
-                start_timer(self.core, start, delay, false, Once(Some(callback)))
+                start_timer(self.runtime, start, delay, false, Once(Some(callback)))
             }
         }
     }
 }
 
-impl fmt::Debug for TimerBuilder {
+impl fmt::Debug for TimerBuilder<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimerBuilder")
-            .field("on", &self.core)
+            .field("on", &self.runtime)
             .field("conditional", &self.alive.is_some())
             .finish()
     }
@@ -374,20 +374,22 @@ impl<F: FnMut(&Timer) + Send> Callback for Recurring<F> {
 }
 
 fn start_timer<C: Callback + 'static>(
-    core: Option<CoreRef>,
+    runtime: Option<&Runtime>,
     start: u64,
     period: u64,
     recurring: bool,
     callback: C,
 ) -> io::Result<Timer> {
-    let CoreRef(core) = match core {
-        Some(core) => core,
-        None => here()?,
-    };
-    let home = home(core)?;
-    let timer = Timer(Block::new(core, home, start, period, recurring, callback));
-    timer.start();
-    Ok(timer)
+    let CoreRef(core) = runtime.map_or_else(here, |runtime| Ok(runtime.core()))?;
+    Builder::admit(core)?;
+    let started = home(core).map(|home| {
+        let timer = Timer(Block::new(core, home, start, period, recurring, callback));
+        timer.start();
+        timer
+    });
+    // Whatever it was that kept the runtime going meanwhile, the timer does not.
+    core.fiber_ends();
+    started
 }
 
 /// The wheel for a timer that the caller starts, which somebody looks after.

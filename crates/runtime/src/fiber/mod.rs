@@ -30,6 +30,7 @@ pub(crate) use slot::{Space, space};
 pub use task::{Fiber, FiberId};
 pub(crate) use task::{Header, Task, TaskRef, Watcher};
 
+use std::cell::Cell;
 use std::ptr::null_mut;
 
 use crate::sync::AtomicPtr;
@@ -41,6 +42,8 @@ pub(crate) struct Runnable {
     pub(crate) next: AtomicPtr<Runnable>,
     /// Which of the two this is.
     pub(crate) kind: Kind,
+    /// The worker that it is pinned to. Touched by whoever may schedule it.
+    pub(crate) seat: Cell<Option<u8>>,
 }
 
 /// The two things that can be run.
@@ -55,6 +58,6 @@ pub(crate) enum Kind {
 
 impl Runnable {
     pub(crate) fn new(kind: Kind) -> Runnable {
-        Runnable { next: AtomicPtr::new(null_mut()), kind }
+        Runnable { next: AtomicPtr::new(null_mut()), kind, seat: Cell::new(None) }
     }
 }

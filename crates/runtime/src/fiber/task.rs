@@ -166,6 +166,11 @@ impl TaskRef {
         self.header().core
     }
 
+    /// Pins a task that has not been scheduled yet.
+    pub(crate) fn pin(&self, seat: Option<u8>) {
+        self.header().link.seat.set(seat);
+    }
+
     pub(crate) fn id(&self) -> FiberId {
         self.header().id
     }

@@ -3,7 +3,12 @@
 //! Cores are never freed, only used again by the next runtime: whoever wakes a fiber may still be
 //! about to ring for a worker when that fiber has long ended and its runtime has stopped. A late
 //! ring at a core is harmless; at freed memory it would not be.
+//!
+//! Here is how work comes in and how workers find it. Beside it: `staff` (who works), `time` (wheels and
+//! the alarm), `end` (how it stops), `statistics`.
 
+mod end;
+mod staff;
 mod statistics;
 mod time;
 
@@ -12,7 +17,8 @@ pub use statistics::Statistics;
 use std::cell::UnsafeCell;
 use std::io;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering, fence};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU32, AtomicUsize, Ordering, fence};
 
 use sleave_context::lock::Lock;
 
@@ -20,10 +26,13 @@ use super::bell::Bell;
 use super::injector::Injector;
 use super::monitor;
 use super::processor::Processor;
-use crate::kernel::{self, OsThread};
+use super::seat::Seat;
+use crate::fiber::Runnable;
+use crate::kernel;
 use crate::reactor::Driver;
 use crate::wait::Batch;
 use crate::wait::timer::Wheel;
+use staff::Staff;
 
 /// The most processors of a runtime, those of workers stuck in calls included.
 const MOST_PROCESSORS: usize = 512;
@@ -36,6 +45,8 @@ const WORKER_STACK: usize = 256 << 10;
 pub struct Options {
     /// How many workers run fibers at the same time.
     pub workers: usize,
+    /// One of them is whoever is inside `run` or `stop`.
+    pub use_caller: bool,
     /// Bytes of a fiber's slot unless its spawner says otherwise.
     pub slot: usize,
     /// The workers' names begin with this.
@@ -43,6 +54,9 @@ pub struct Options {
 }
 
 pub(crate) struct Core {
+    /// All there ever were, in the order of their numbers. Written by `new`, which has the core for itself.
+    seats: UnsafeCell<Vec<&'static Seat>>,
+    /// How many of `seats` the runtime has: one for each worker.
     workers: AtomicUsize,
     slot: AtomicUsize,
     name: Lock<String>,
@@ -53,6 +67,8 @@ pub(crate) struct Core {
     staff: Lock<Staff>,
     /// `staff.live - staff.blocked`, for reading without the lock.
     active: AtomicUsize,
+    /// `staff.room()`, likewise.
+    room: AtomicIsize,
 
     pub(super) injector: Injector,
     pub(crate) driver: Driver,
@@ -65,47 +81,26 @@ pub(crate) struct Core {
 
     /// Fibers spawned and not ended, and one for the handle.
     fibers: AtomicUsize,
-    /// The handle has gone.
+    /// The handle does not count any more.
     released: AtomicBool,
-    /// It has been dropped.
+    /// It has been dropped before the end.
     orphaned: AtomicBool,
     /// Workers shall go.
     stopped: AtomicU32,
     /// 1 when the last fiber has ended and all has been said; a futex.
     ended: AtomicU32,
+    /// Somebody joins the threads.
+    joining: AtomicBool,
+    /// 1 when all are gone; a futex.
+    joined: AtomicU32,
     /// Counts calls for spare threads; a futex.
     calls: AtomicU32,
-}
-
-/// Who works here.
-struct Staff {
-    /// Threads that have a processor.
-    live: usize,
-    /// Of these, threads that the monitor found stuck.
-    blocked: usize,
-    /// Of these, callers of `run`.
-    callers: usize,
-    /// Threads without a processor that wait to be called.
-    spare: usize,
-    /// Calls that no spare thread has answered yet.
-    called: usize,
-    threads: Vec<OsThread>,
-    /// Processors without a worker.
-    free: Vec<&'static Processor>,
-}
-
-impl Staff {
-    /// The worker of `processor` counts, whatever the monitor has found.
-    fn unblock(&mut self, processor: &Processor) {
-        // Relaxed: under the lock, as this method's caller has it.
-        if processor.blocked.swap(false, Ordering::Relaxed) {
-            self.blocked -= 1;
-        }
-    }
+    /// Counts what callers that wait for their turn want to know of; a futex.
+    turns: AtomicU32,
 }
 
 // SAFETY: `processors` is written below `count` only before `count` says so, under the lock of
-// `staff`; everything else is made to be shared.
+// `staff`; `seats` by `new` alone; everything else is made to be shared.
 unsafe impl Sync for Core {}
 // SAFETY: nothing in it belongs to a thread.
 unsafe impl Send for Core {}
@@ -127,6 +122,7 @@ impl Core {
         let core = match retired {
             Some(core) => core,
             None => Box::leak(Box::new(Core {
+                seats: UnsafeCell::new(Vec::new()),
                 workers: AtomicUsize::new(0),
                 slot: AtomicUsize::new(0),
                 name: Lock::new(String::new()),
@@ -134,16 +130,9 @@ impl Core {
                     .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
                     .collect(),
                 count: AtomicUsize::new(0),
-                staff: Lock::new(Staff {
-                    live: 0,
-                    blocked: 0,
-                    callers: 0,
-                    spare: 0,
-                    called: 0,
-                    threads: Vec::new(),
-                    free: Vec::new(),
-                }),
+                staff: Lock::new(Staff::default()),
                 active: AtomicUsize::new(0),
+                room: AtomicIsize::new(0),
                 injector: Injector::new(),
                 driver: Driver::new()?,
                 timers: Wheel::new(kernel::now()),
@@ -154,17 +143,33 @@ impl Core {
                 orphaned: AtomicBool::new(false),
                 ended: AtomicU32::new(0),
                 stopped: AtomicU32::new(0),
+                joining: AtomicBool::new(false),
+                joined: AtomicU32::new(0),
                 calls: AtomicU32::new(0),
+                turns: AtomicU32::new(0),
             })),
         };
-        // Relaxed: nobody else has the core yet; the first spawn publishes it.
+        // SAFETY: nobody else has the core yet. Who was late to wake a fiber of the one before has no business
+        // with its seats any more: what is pinned keeps a runtime going.
+        let seats = unsafe { &mut *core.seats.get() };
+        for number in seats.len()..options.workers {
+            let number = u8::try_from(number).expect("a runtime has 256 workers at most");
+            seats.push(Box::leak(Box::new(Seat::new(number))));
+        }
+        for seat in seats.iter() {
+            seat.bind(false);
+        }
+        // Relaxed, all: nobody else has the core yet; the first spawn publishes it.
         core.workers.store(options.workers, Ordering::Relaxed);
+        core.open_staff(options.workers, options.use_caller);
         core.slot.store(options.slot, Ordering::Relaxed);
         core.fibers.store(1, Ordering::Relaxed);
         core.released.store(false, Ordering::Relaxed);
         core.orphaned.store(false, Ordering::Relaxed);
         core.ended.store(0, Ordering::Relaxed);
         core.stopped.store(0, Ordering::Relaxed);
+        core.joining.store(false, Ordering::Relaxed);
+        core.joined.store(0, Ordering::Relaxed);
         *core.name.lock() = options.name;
         monitor::watch(core);
         Ok(core)
@@ -176,13 +181,16 @@ impl Core {
         self.slot.load(Ordering::Relaxed)
     }
 
-    fn workers(&self) -> usize {
-        self.workers.load(Ordering::Relaxed)
+    /// One seat for each worker.
+    pub(crate) fn seats(&self) -> &[&'static Seat] {
+        // SAFETY: written by `new` only, before the core is shared.
+        let all = unsafe { &*self.seats.get() };
+        &all[..self.workers.load(Ordering::Relaxed)]
     }
 
     /// The processors there are, in use or not.
     pub(super) fn processors(&self) -> &[&'static Processor] {
-        // Acquire pairs with the Release in `take_processor`.
+        // Acquire pairs with the Release in `make_processor`.
         let count = self.count.load(Ordering::Acquire);
         let all: *const UnsafeCell<MaybeUninit<&'static Processor>> = self.processors.as_ptr();
         // SAFETY: the first `count` are written and never change; both wrappers are transparent.
@@ -197,6 +205,12 @@ impl Core {
         self.notify();
     }
 
+    /// Queues what is pinned to the worker of `seat`.
+    #[cold]
+    pub(super) fn give_pinned(&self, seat: u8, runnable: NonNull<Runnable>) {
+        self.seats()[usize::from(seat)].give(runnable, &self.driver);
+    }
+
     /// Tells a worker that there is work, if one is free to do it.
     pub(super) fn notify(&self) {
         loop {
@@ -204,7 +218,7 @@ impl Core {
             fence(Ordering::SeqCst);
             // Relaxed: ordered by the fence.
             if self.searching.load(Ordering::Relaxed) != 0
-                || (self.sleeping.load(Ordering::Relaxed) == 0 && self.active() >= self.workers())
+                || (self.sleeping.load(Ordering::Relaxed) == 0 && self.room() <= 0)
             {
                 return;
             }
@@ -215,7 +229,7 @@ impl Core {
             if self.sleeping.load(Ordering::SeqCst) > 0 {
                 return self.driver.ring();
             }
-            if self.start_worker() {
+            if self.start_worker().is_ok() {
                 return;
             }
             self.searching.fetch_sub(1, Ordering::SeqCst);
@@ -237,12 +251,20 @@ impl Core {
         self.active.load(Ordering::Relaxed)
     }
 
+    /// How many workers more there may be; negative if there are too many.
+    pub(super) fn room(&self) -> isize {
+        // Relaxed: as above.
+        self.room.load(Ordering::Relaxed)
+    }
+
     /// Whether every worker sleeps.
     pub(super) fn is_idle(&self) -> bool {
         // SeqCst, both: the monitor looks here after it has said that it sleeps, see
         // `monitor::awake`.
-        self.sleeping.load(Ordering::SeqCst) >= self.active.load(Ordering::SeqCst)
-            && !self.has_injected()
+        let active = self.active.load(Ordering::SeqCst);
+        // What only a caller can run waits for one, and nobody has to look after it.
+        let waits_for_caller = active == 0 && self.room() <= 0;
+        self.sleeping.load(Ordering::SeqCst) >= active && (!self.has_injected() || waits_for_caller)
     }
 
     pub(super) fn has_injected(&self) -> bool {
@@ -312,87 +334,43 @@ impl Core {
         done: &dyn Fn() -> bool,
         bell: Option<&Bell>,
     ) {
+        let bells = [bell, processor.seat().map(|seat| &seat.bell)];
         // (a) of the essay in `mod.rs`.
         self.sleeping.fetch_add(1, Ordering::SeqCst);
         self.stop_searching(processor);
         // (b)
         fence(Ordering::SeqCst);
         // (c)
-        if !self.has_work() && !done() && bell.is_none_or(Bell::lies_down) {
+        if !self.has_work() && !done() && self.lies_down(&bells) {
             self.arm();
             // (d)
             self.poll(processor, true);
-            bell.inspect(|bell| bell.gets_up());
+            self.gets_up(&bells);
         }
         // SeqCst: before the look in `awake`.
         self.sleeping.fetch_sub(1, Ordering::SeqCst);
         monitor::awake();
     }
 
-    // ---- workers come and go ----
-
-    /// Starts a worker, or calls a spare one, if there are fewer than there should be. The
-    /// caller has counted it as searching.
-    fn start_worker(&self) -> bool {
-        let core = self.forever();
-        let mut staff = self.staff.lock();
-        // Relaxed: `stop` sets it and then takes the lock.
-        if staff.live - staff.blocked >= self.workers()
-            || staff.live >= MOST_PROCESSORS
-            || self.stopped.load(Ordering::Relaxed) != 0
-        {
-            return false;
+    /// Whether the caller, who is called by `bells`, has not been called.
+    fn lies_down(&self, bells: &[Option<&Bell>]) -> bool {
+        let called = bells.iter().position(|bell| !bell.is_none_or(Bell::lies_down));
+        if let Some(called) = called {
+            self.gets_up(&bells[..called]);
         }
-        if staff.spare > staff.called {
-            staff.called += 1;
-            // Release, and the futex: the spare thread looks under the lock.
-            self.calls.fetch_add(1, Ordering::Release);
-            kernel::futex_wake(self.calls.as_ptr() as usize, 1);
-        } else {
-            let name = format!("{}-{}", *self.name.lock(), staff.threads.len());
-            let body = move || super::worker::worker_main(core);
-            match OsThread::start(name, WORKER_STACK, body) {
-                Ok(thread) => staff.threads.push(thread),
-                Err(_) => return false,
+        called.is_none()
+    }
+
+    fn gets_up(&self, bells: &[Option<&Bell>]) {
+        for bell in bells.iter().flatten() {
+            if bell.gets_up() {
+                self.driver.await_bell();
             }
         }
-        staff.live += 1;
-        self.count_active(&staff);
-        true
     }
 
-    /// Makes sure that somebody will run what is spawned from outside.
-    ///
-    /// # Errors
-    /// If there is no worker and none can be started: what pthread_create(3) says.
-    pub(crate) fn ensure_worker(&self) -> io::Result<()> {
-        if self.active() > 0 || self.start_worker_searching() || self.active() > 0 {
-            return Ok(());
-        }
-        Err(io::Error::new(io::ErrorKind::WouldBlock, "no worker thread could be started"))
-    }
-
-    fn start_worker_searching(&self) -> bool {
-        self.searching.fetch_add(1, Ordering::SeqCst);
-        let started = self.start_worker();
-        if !started {
-            self.searching.fetch_sub(1, Ordering::SeqCst);
-        }
-        started
-    }
-
-    fn count_active(&self, staff: &Staff) {
-        // SeqCst: before the look in `monitor::awake`, see there.
-        self.active.store(staff.live - staff.blocked, Ordering::SeqCst);
-    }
-
-    /// A processor for a thread that is counted in `live`.
-    pub(super) fn take_processor(&self) -> &'static Processor {
-        monitor::awake();
-        let mut staff = self.staff.lock();
-        if let Some(processor) = staff.free.pop() {
-            return processor;
-        }
+    /// One more processor. The caller has the lock of `staff`.
+    fn make_processor(&self) -> &'static Processor {
         // Relaxed: written under the lock.
         let index = self.count.load(Ordering::Relaxed);
         assert!(index < MOST_PROCESSORS, "more workers than processors");
@@ -403,197 +381,6 @@ impl Core {
         // Release publishes the processor.
         self.count.store(index + 1, Ordering::Release);
         processor
-    }
-
-    pub(super) fn give_processor(&self, processor: &'static Processor) {
-        self.staff.lock().free.push(processor);
-    }
-
-    /// Whether there may be a worker too many, the one of `processor` for one.
-    pub(super) fn is_crowded(&self, processor: &Processor) -> bool {
-        self.unblock(processor);
-        // Acquire pairs with the Release in `end`.
-        self.stopped.load(Ordering::Acquire) != 0 || self.active() > self.workers()
-    }
-
-    /// Counts the calling worker out if there is one too many; whether it did.
-    pub(super) fn leaves_crowd(&self, processor: &Processor) -> bool {
-        let mut staff = self.staff.lock();
-        staff.unblock(processor);
-        // Acquire: as in `is_crowded`.
-        let stopped = self.stopped.load(Ordering::Acquire) != 0;
-        if !stopped && staff.live - staff.blocked <= self.workers() {
-            self.count_active(&staff);
-            return false;
-        }
-        staff.live -= 1;
-        self.count_active(&staff);
-        true
-    }
-
-    /// Waits, without a processor, to be called again; `false` when the runtime has stopped.
-    pub(super) fn spare(&self) -> bool {
-        self.staff.lock().spare += 1;
-        loop {
-            // Acquire pairs with the Release in `start_worker` and `stop`.
-            let calls = self.calls.load(Ordering::Acquire);
-            {
-                let mut staff = self.staff.lock();
-                // A call is answered even if the runtime has stopped since: who called has
-                // counted this thread, and as a worker it counts itself out again.
-                if staff.called > 0 {
-                    staff.called -= 1;
-                    staff.spare -= 1;
-                    return true;
-                }
-                if self.stopped.load(Ordering::Acquire) != 0 {
-                    staff.spare -= 1;
-                    return false;
-                }
-            }
-            kernel::futex_wait(&self.calls, calls, None);
-        }
-    }
-
-    /// Whether the calling thread may become a worker for the time of a `run`; counts it.
-    pub(crate) fn caller_enters(&self) -> bool {
-        let mut staff = self.staff.lock();
-        if staff.callers >= self.workers() || staff.live >= MOST_PROCESSORS {
-            return false;
-        }
-        staff.callers += 1;
-        staff.live += 1;
-        self.count_active(&staff);
-        true
-    }
-
-    /// A caller of `run` is a worker no longer. The last worker to go leaves another in its place:
-    /// fibers that it does not know of may wait for a descriptor or a deadline, for which somebody
-    /// has to sleep in the driver. That must not be left to [`Core::notify`], which trusts in a
-    /// ring that went to a sleeper, and that sleeper may be this one, woken by its bell just then.
-    pub(super) fn caller_leaves(&self, processor: &Processor) {
-        let nobody_left = {
-            let mut staff = self.staff.lock();
-            staff.unblock(processor);
-            staff.callers -= 1;
-            staff.live -= 1;
-            self.count_active(&staff);
-            staff.live == staff.blocked
-        };
-        if nobody_left {
-            self.start_worker_searching();
-        }
-    }
-
-    /// The monitor has found the worker of `processor` stuck: it does not count until it moves.
-    pub(super) fn block(&self, processor: &Processor) {
-        {
-            let mut staff = self.staff.lock();
-            // Relaxed, both: a worker that has left says so under the lock, and long before it
-            // does it runs no fiber any more. Then there is nobody to be counted out.
-            if processor.running.load(Ordering::Relaxed).is_null()
-                || processor.blocked.swap(true, Ordering::Relaxed)
-            {
-                return;
-            }
-            staff.blocked += 1;
-            self.count_active(&staff);
-        }
-        if !self.start_worker_searching() {
-            self.notify();
-        }
-    }
-
-    /// The worker of `processor` moves.
-    pub(super) fn unblock(&self, processor: &Processor) {
-        // Relaxed: set by the monitor; if it is seen late, then a loop later.
-        if processor.blocked.load(Ordering::Relaxed) {
-            {
-                let mut staff = self.staff.lock();
-                staff.unblock(processor);
-                self.count_active(&staff);
-            }
-            monitor::awake();
-        }
-    }
-
-    // ---- the end ----
-
-    pub(crate) fn fiber_begins(&self) {
-        // Relaxed: the spawner is a fiber of this runtime, counted itself, or holds its handle.
-        self.fibers.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn fiber_ends(&self) {
-        // AcqRel: the last sees what all the others did.
-        if self.fibers.fetch_sub(1, Ordering::AcqRel) == 1 && !self.says_farewell() {
-            self.end();
-        }
-    }
-
-    /// Lets the workers go when the last fiber has ended. Once for each core in use: the handle
-    /// counts as a fiber until then.
-    pub(crate) fn release(&self) {
-        // Relaxed: see `is_released`.
-        self.released.store(true, Ordering::Relaxed);
-        self.fiber_ends();
-    }
-
-    /// As [`Core::release`], with nobody who will call [`Core::join`]: the monitor does.
-    pub(crate) fn abandon(&self) {
-        // Release: with `is_orphaned`.
-        self.orphaned.store(true, Ordering::Release);
-        self.release();
-    }
-
-    /// Whether the core has been abandoned, and is to be joined now.
-    pub(super) fn is_orphaned(&self) -> bool {
-        // SeqCst: the monitor looks here after it has said that it sleeps, see `monitor::awake`.
-        self.ended.load(Ordering::SeqCst) != 0 && self.orphaned.load(Ordering::Acquire)
-    }
-
-    fn end(&self) {
-        // Release: who sees it sees everything that the fibers did.
-        self.stopped.store(1, Ordering::Release);
-        self.calls.fetch_add(1, Ordering::Release);
-        kernel::futex_wake(self.calls.as_ptr() as usize, i32::MAX);
-        self.driver.dismiss(true);
-        // SeqCst: before the look in `awake`. The last access to this core by who ends it: it may
-        // belong to another runtime after this. (A wake only names the address.)
-        self.ended.store(1, Ordering::SeqCst);
-        kernel::futex_wake(self.ended.as_ptr() as usize, i32::MAX);
-        monitor::awake();
-    }
-
-    /// Waits until every fiber has ended and every worker is gone. After [`Core::release`], and
-    /// once; the core belongs to somebody else then.
-    pub(crate) fn join(&'static self) {
-        // Acquire pairs with the store in `end`.
-        while self.ended.load(Ordering::Acquire) == 0 {
-            kernel::futex_wait(&self.ended, 0, None);
-        }
-        loop {
-            let thread = self.staff.lock().threads.pop();
-            match thread {
-                Some(thread) => thread.join(),
-                None => break,
-            }
-        }
-        self.driver.dismiss(false);
-        monitor::forget(self);
-        debug_assert!(self.is_at_rest(), "a core is as new when the next runtime gets it");
-        RETIRED.lock().push(self);
-    }
-
-    /// Whether nobody is left, nobody is counted and no timer is pending. (A ring that no worker has collected counts
-    /// as one who searches, and whoever collects it will search.)
-    fn is_at_rest(&self) -> bool {
-        let staff = self.staff.lock();
-        // Relaxed, both: every thread that changed them has been joined.
-        let sleeping = self.sleeping.load(Ordering::Relaxed);
-        let searching = self.searching.load(Ordering::Relaxed);
-        let counted = [staff.live, staff.blocked, staff.callers, staff.spare, staff.called];
-        counted == [0; 5] && sleeping == 0 && searching <= 1 && self.next_due() == u64::MAX
     }
 
     /// A worker could get no memory for a stack: gives others the time to return some.

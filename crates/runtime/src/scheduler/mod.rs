@@ -40,12 +40,14 @@
 //! One saving: a fiber that makes *one* other runnable, with an empty queue, usually parks right
 //! after, so nobody is woken for it. Should it compute on instead, the `monitor` notices.
 
+mod alarm;
 mod bell;
 mod core;
 mod injector;
 mod monitor;
 mod processor;
 mod queue;
+mod seat;
 pub(crate) mod setxid;
 mod worker;
 
@@ -54,7 +56,8 @@ mod tests;
 
 pub use self::core::{Options, Statistics};
 
-pub(crate) use self::bell::Bell;
+pub(crate) use self::alarm::Alarm;
+pub(crate) use self::bell::Caller;
 pub(crate) use self::core::Core;
 pub(crate) use self::processor::Processor;
 pub(crate) use self::worker::{enter_as_worker, leave};
@@ -85,12 +88,19 @@ pub(crate) fn schedule(mut batch: Batch) {
     while let Some(first) = batch.take() {
         // SAFETY: a batch owns what is in it.
         let core = unsafe { core_of(first) };
+        // SAFETY: as above.
+        if let Some(seat) = unsafe { first.as_ref() }.seat.get() {
+            core.give_pinned(seat, first);
+            continue;
+        }
         let mut same = Batch::new();
         same.add(first);
         // Nearly always all belong to one runtime: give it one run of them at a time.
         while let Some(next) = batch.first {
             // SAFETY: as above.
-            if !std::ptr::eq(unsafe { core_of(next) }, core) {
+            let (same_core, seat) =
+                unsafe { (std::ptr::eq(core_of(next), core), next.as_ref().seat.get()) };
+            if !same_core || seat.is_some() {
                 break;
             }
             batch.take();
@@ -103,21 +113,19 @@ pub(crate) fn schedule(mut batch: Batch) {
     }
 }
 
-/// Puts a task that has just been made where its runtime will run it.
+/// Puts a task that has just been made, and is counted, where its runtime will run it.
 pub(crate) fn spawn(task: TaskRef) {
-    let core = task.core();
-    core.fiber_begins();
     let mut batch = Batch::new();
     batch.add(task.into_raw().cast());
     schedule(batch);
 }
 
-/// The hook of a yielding switch: behind everyone else.
+/// The hook of a switch that yields or moves: behind everyone else, at the worker that it is pinned to.
 unsafe extern "C" fn yielded(control: usize) -> usize {
     let control = NonNull::new(control as *mut Control).expect("the hook's own argument");
     // SAFETY: the fiber has been saved and is in no queue. The hook runs on the thread of the
     // processor that the fiber was on, its owner.
-    unsafe { control.as_ref().processor().queue.push(control.cast()) };
+    unsafe { control.as_ref().processor().push(control.cast()) };
     0
 }
 
@@ -134,6 +142,25 @@ pub fn yield_now() {
     if control.processor().alone() {
         return;
     }
+    go_behind(control);
+}
+
+/// Puts the calling fiber behind everyone else, at the worker that it is pinned to if it is.
+fn go_behind(control: &Control) {
     // SAFETY: `control` is the calling fiber's; `yielded` takes it as its argument.
     unsafe { leave(control, yielded, std::ptr::from_ref(control) as usize) };
+}
+
+/// Pins the calling fiber to the worker numbered `worker`, or to none; a pinned fiber runs there when this
+/// returns.
+///
+/// # Errors
+/// As [`Core::bind`].
+pub(crate) fn pin(control: &Control, worker: Option<usize>) -> std::io::Result<()> {
+    let seat = worker.map(|worker| control.processor().core().bind(worker)).transpose()?;
+    control.link.seat.set(seat);
+    if worker.is_some_and(|worker| worker != control.processor().number()) {
+        go_behind(control);
+    }
+    Ok(())
 }

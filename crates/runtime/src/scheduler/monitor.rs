@@ -20,6 +20,7 @@ use super::core::Core;
 use super::processor::Processor;
 use crate::fiber::space;
 use crate::kernel::{self, OsThread};
+use crate::wait::Deadline;
 
 /// Nanoseconds between two looks.
 const TICK: u64 = 5_000_000;
@@ -88,7 +89,8 @@ fn monitor() {
             busy |= look(watched);
         }
         while let Some(core) = orphan() {
-            core.join();
+            core.join(Deadline::NEVER);
+            core.retire();
         }
         until_trim -= 1;
         if until_trim == 0 || quiet == QUIET {

@@ -8,6 +8,7 @@ use sleave_context::Context;
 
 use super::core::Core;
 use super::queue::Queue;
+use super::seat::Seat;
 use crate::fiber::{self, Control, Header, Runnable, Space};
 use crate::wait::Batch;
 use crate::wait::timer::Wheel;
@@ -21,6 +22,7 @@ const SLOTS: usize = 64;
 /// fibers and on its own stack, never both at once.
 pub(crate) struct Processor {
     core: &'static Core,
+    index: usize,
     pub(crate) queue: Queue,
     pub(crate) timers: Wheel,
 
@@ -30,6 +32,10 @@ pub(crate) struct Processor {
     pub(super) thread_pointer: Cell<usize>,
     /// Owner: what the worker's own stack shall run first.
     pub(super) handoff: Cell<Option<NonNull<Runnable>>>,
+    /// Owner: what is pinned to its worker, if it can be pinned to.
+    seat: Cell<Option<&'static Seat>>,
+    /// Owner: its worker's number, see [`Processor::number`].
+    number: Cell<usize>,
     /// Owner: counts as one of `Core::searching`.
     pub(super) searching: Cell<bool>,
     /// Owner: state of the generator that chooses whom to steal from.
@@ -74,11 +80,14 @@ impl Processor {
     pub(super) fn new(core: &'static Core, index: usize) -> Processor {
         Processor {
             core,
+            index,
             queue: Queue::new(),
             timers: Wheel::new(crate::kernel::now()),
             context: UnsafeCell::new(Context::empty()),
             thread_pointer: Cell::new(0),
             handoff: Cell::new(None),
+            seat: Cell::new(None),
+            number: Cell::new(index),
             searching: Cell::new(false),
             random: Cell::new(index as u32 * 2 + 1),
             slots: Cell::new(null_mut()),
@@ -102,7 +111,75 @@ impl Processor {
         self.thread.store(if yes { crate::kernel::gettid() } else { 0 }, Ordering::Relaxed);
     }
 
-    /// Queues fibers that have become runnable. The owner calls.
+    /// Gives the worker a seat, or none, in a runtime of so many `workers`. The owner calls.
+    pub(super) fn takes_seat(&self, seat: Option<&'static Seat>, workers: usize) {
+        self.seat.set(seat);
+        self.number.set(seat.map_or(workers + self.index, |seat| usize::from(seat.number())));
+    }
+
+    /// Takes the seat from the worker. The owner calls.
+    pub(super) fn leaves_seat(&self) -> Option<&'static Seat> {
+        self.seat.take()
+    }
+
+    /// The worker's seat. The owner calls, here and in the next three.
+    pub(super) fn seat(&self) -> Option<&'static Seat> {
+        self.seat.get()
+    }
+
+    /// Whether the worker must keep its seat.
+    pub(super) fn is_bound(&self) -> bool {
+        self.seat.get().is_some_and(Seat::is_bound)
+    }
+
+    /// The worker's number: that of its seat, or a larger one than any seat's.
+    pub(crate) fn number(&self) -> usize {
+        self.number.get()
+    }
+
+    /// Queues what can run, at the place that it belongs to.
+    ///
+    /// # Safety
+    /// The owner calls. The runnable is in no other list, and of this processor's runtime.
+    #[inline]
+    pub(super) unsafe fn push(&self, runnable: NonNull<Runnable>) {
+        // SAFETY: by contract.
+        match unsafe { runnable.as_ref() }.seat.get() {
+            // SAFETY: by contract.
+            None => unsafe { self.queue.push(runnable) },
+            Some(seat) => self.core.give_pinned(seat, runnable),
+        }
+    }
+
+    /// Takes what the worker runs next: the oldest of its queue, or by turns of what is pinned to it.
+    ///
+    /// # Safety
+    /// The owner calls.
+    #[inline]
+    pub(super) unsafe fn next(&self) -> Option<NonNull<Runnable>> {
+        match self.seat.get() {
+            // SAFETY: by contract.
+            Some(seat) if seat.len() > 0 => unsafe { self.next_seated(seat) },
+            // SAFETY: by contract.
+            _ => unsafe { self.queue.pop() },
+        }
+    }
+
+    /// # Safety
+    /// As for [`Processor::next`].
+    #[cold]
+    unsafe fn next_seated(&self, seat: &Seat) -> Option<NonNull<Runnable>> {
+        // SAFETY: by contract.
+        let queued = || unsafe { self.queue.pop() };
+        // Relaxed: the owner is the only writer.
+        if self.switches.load(Ordering::Relaxed).is_multiple_of(2) {
+            queued().or_else(|| seat.take())
+        } else {
+            seat.take().or_else(queued)
+        }
+    }
+
+    /// Queues fibers that have become runnable, none of which is pinned. The owner calls.
     pub(crate) fn ready(&self, mut batch: Batch) {
         let several = batch.count > 1;
         while let Some(runnable) = batch.take() {
@@ -122,6 +199,7 @@ impl Processor {
         // Counted only if it takes the place of a switch: two counts for one would step over every
         // 64th. That one is let through, so that the worker looks further even so.
         self.queue.len() == 0
+            && self.seat.get().is_none_or(|seat| seat.len() == 0)
             && self.core.injector.len() == 0
             && !self.count_switch().is_multiple_of(64)
     }

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 
 use sleave_context::{Context, FpControl, Hook, swap};
 
-use super::bell::Bell;
+use super::bell::{Bell, Caller};
 use super::core::Core;
 use super::processor::Processor;
 use crate::fiber::{Control, Header, Kind, Runnable, Space, TaskRef, prepare_thread, space};
@@ -125,7 +125,7 @@ impl Processor {
     fn next_target(&'static self) -> Target {
         if !self.count_switch().is_multiple_of(64) {
             // SAFETY: the owner calls.
-            if let Some(next) = unsafe { self.queue.pop() } {
+            if let Some(next) = unsafe { self.next() } {
                 // SAFETY: it has left the queue and is ours to run.
                 match unsafe { self.started(next) } {
                     Some(control) => return self.target(control),
@@ -189,7 +189,7 @@ impl Processor {
                         // No memory for another stack now. Those that run will end or wait for
                         // something; behind them it is tried again.
                         // SAFETY: the owner calls; the task is in no queue.
-                        unsafe { self.queue.push(runnable) };
+                        unsafe { self.push(runnable) };
                         self.core().wait_for_memory();
                         return;
                     }
@@ -217,6 +217,7 @@ unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
         let fiber = control.as_ref();
         the_space().refresh(fiber);
         fiber.task.set(Some(task));
+        fiber.link.seat.set(task.as_ref().link.seat.get());
         fiber.bypass.set(1);
         *fiber.context.get() =
             Context::new(control.as_ptr().cast(), fiber_main, control.as_ptr() as usize);
@@ -270,7 +271,7 @@ pub(super) fn worker_main(core: &'static Core) {
     prepare_thread();
     the_space().kit.adopt_thread();
     loop {
-        let processor = core.take_processor();
+        let processor = core.take_processor(false);
         processor.own(true);
         // A worker is started because there is work to be found.
         processor.searching.set(true);
@@ -287,18 +288,19 @@ pub(super) fn worker_main(core: &'static Core) {
     }
 }
 
-/// Runs fibers on the calling thread until `task` has ended.
-pub(crate) fn enter_as_worker(core: &'static Core, task: &TaskRef, bell: &Bell) {
+/// Runs fibers on the calling thread, which [`Core::caller_enters`] has counted, until `done`, or until others can
+/// do without it. Who makes `done` true rings the caller's bell.
+pub(crate) fn enter_as_worker(core: &'static Core, caller: &Caller, done: &dyn Fn() -> bool) {
     prepare_thread();
     the_space().kit.adopt_thread();
-    let processor = core.take_processor();
+    let processor = core.take_processor(true);
     processor.own(true);
     let fp = FpControl::save();
     let done = || {
         core.unblock(processor);
-        task.is_done()
+        done() || core.caller_is_surplus()
     };
-    work(processor, &done, Some(bell));
+    work(processor, &done, Some(&caller.bell));
     fp.restore();
     core.caller_leaves(processor);
     retire(processor);
@@ -344,7 +346,7 @@ fn work(processor: &'static Processor, done: &dyn Fn() -> bool, bell: Option<&Be
             look_around(processor, now);
         }
         // SAFETY: the owner calls.
-        if let Some(next) = unsafe { processor.queue.pop() } {
+        if let Some(next) = unsafe { processor.next() } {
             core.found(processor);
             // SAFETY: it has left the queue.
             unsafe { processor.resume(next) };
@@ -367,7 +369,7 @@ fn look_around(processor: &'static Processor, now: u64) {
     for mut batch in [core.injector.pop(share.min(128)), core.due(now)] {
         while let Some(runnable) = batch.take() {
             // SAFETY: the owner calls; the batch owned it.
-            unsafe { processor.queue.push(runnable) };
+            unsafe { processor.push(runnable) };
         }
     }
     core.poll(processor, false);
@@ -381,7 +383,7 @@ fn find(processor: &'static Processor) -> Option<NonNull<Runnable>> {
     let core = processor.core();
     look_around(processor, crate::kernel::now());
     // SAFETY: the owner calls, here and below.
-    if let Some(next) = unsafe { processor.queue.pop() } {
+    if let Some(next) = unsafe { processor.next() } {
         return Some(next);
     }
     core.start_searching(processor);
@@ -400,7 +402,7 @@ fn find(processor: &'static Processor) -> Option<NonNull<Runnable>> {
         if core.injector.len() > 0 {
             look_around(processor, crate::kernel::now());
             // SAFETY: as above.
-            return unsafe { processor.queue.pop() };
+            return unsafe { processor.next() };
         }
         std::hint::spin_loop();
     }

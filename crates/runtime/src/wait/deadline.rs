@@ -1,5 +1,7 @@
 //! A point in time at which a wait gives up.
 
+use std::time::Duration;
+
 /// Nanoseconds of `CLOCK_MONOTONIC`, or never.
 ///
 /// Every wait of the runtime is measured on this one clock; calls that name another clock
@@ -14,6 +16,16 @@ impl Deadline {
     /// `nanoseconds` from now; what does not fit is [`Deadline::NEVER`].
     pub fn after(nanoseconds: u64) -> Deadline {
         Deadline(crate::kernel::now().saturating_add(nanoseconds))
+    }
+
+    /// After `timeout`; what does not fit is [`Deadline::NEVER`].
+    pub fn in_time(timeout: Duration) -> Deadline {
+        u64::try_from(timeout.as_nanos()).map_or(Deadline::NEVER, Deadline::after)
+    }
+
+    /// As a futex takes it.
+    pub(crate) fn until(self) -> Option<u64> {
+        (self != Deadline::NEVER).then_some(self.0)
     }
 
     /// The given reading of `CLOCK_MONOTONIC`, in nanoseconds.

@@ -78,10 +78,9 @@ impl Token {
 
     /// As [`Token::take_as_fiber`], as an OS thread that stands for the fiber.
     pub(crate) fn take_as_thread(&self, deadline: Deadline) -> bool {
-        let until = (deadline != Deadline::NEVER).then_some(deadline.nanoseconds());
         self.take(THREAD_WAITS, || {
             // SAFETY: the word is borrowed for the call.
-            kernel::futex_wait(unsafe { &*self.word() }, THREAD_WAITS, until);
+            kernel::futex_wait(unsafe { &*self.word() }, THREAD_WAITS, deadline.until());
             !deadline.passed()
         })
     }

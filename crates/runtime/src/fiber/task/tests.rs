@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Task;
 use crate::scheduler::{Core, Options};
+use crate::wait::Deadline;
 use crate::{JoinHandle, Runtime};
 
 /// Counts how many of its clones there were and how many are gone.
@@ -141,7 +142,7 @@ fn results_are_dropped_once_in_every_order_seen_from_a_fiber() {
 #[test]
 fn a_handle_dropped_at_the_very_end_drops_the_result_once() {
     const ROUNDS: usize = 20_000;
-    let options = Options { workers: 1, slot: 0, name: "unused".into() };
+    let options = Options { workers: 1, use_caller: false, slot: 0, name: "unused".into() };
     let core = Core::new(options).unwrap();
     let (begin, over) = (Barrier::new(2), Barrier::new(2));
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -179,7 +180,8 @@ fn a_handle_dropped_at_the_very_end_drops_the_result_once() {
         }
     });
     core.release();
-    core.join();
+    assert!(core.join(Deadline::NEVER));
+    core.abandon();
 }
 
 /// A payload whose destructor panics is the end of the process, as std has it; one that the

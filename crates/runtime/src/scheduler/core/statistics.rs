@@ -47,9 +47,11 @@ impl Core {
         let running =
             processors.iter().filter(|p| !p.running.load(Ordering::Relaxed).is_null()).count();
         let queued: usize = processors.iter().map(|p| p.queue.len()).sum();
-        let runnable = queued + self.injector.len();
-        // One for the handle.
-        let fibers = self.fibers.load(Ordering::Relaxed).saturating_sub(1);
+        let pinned: usize = self.seats().iter().map(|seat| seat.len()).sum();
+        let runnable = queued + pinned + self.injector.len();
+        // One for the handle, until it is released.
+        let handle = usize::from(!self.is_released());
+        let fibers = self.fibers.load(Ordering::Relaxed).saturating_sub(handle);
         // Without a processor nothing of this runtime has run: fibers are OS threads, or none has begun.
         let waiting =
             if processors.is_empty() { 0 } else { fibers.saturating_sub(running + runnable) };

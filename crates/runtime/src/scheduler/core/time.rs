@@ -48,13 +48,6 @@ impl Core {
         woken
     }
 
-    /// Counts the caller as a fiber, unless the last has ended; whether it did.
-    fn keeps(&self) -> bool {
-        let one_more = |fibers| (fibers > 0).then_some(fibers + 1);
-        // Relaxed, both: as `fiber_begins`.
-        self.fibers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
-    }
-
     /// Sets the alarm to the earliest deadline of all wheels.
     pub(super) fn arm(&self) {
         match self.next_due() {
@@ -71,12 +64,6 @@ impl Core {
         if self.someone_sleeps() {
             self.driver.arm(due.nanoseconds());
         }
-    }
-
-    /// Whether the handle has gone.
-    pub(crate) fn is_released(&self) -> bool {
-        // Relaxed: says nothing about anything else.
-        self.released.load(Ordering::Relaxed)
     }
 
     /// The last fiber has ended: begins another if there are timers to be dropped, and says so.
@@ -100,6 +87,7 @@ impl Core {
         // SAFETY: the closure is Send and 'static, and returns nothing.
         let (_, task) =
             unsafe { Task::new(self.forever(), None, self.slot_size(), None, farewell) };
+        self.fiber_begins();
         crate::scheduler::spawn(task);
         true
     }

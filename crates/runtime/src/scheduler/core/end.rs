@@ -1,0 +1,175 @@
+//! How a runtime ends: its last fiber does, then its threads.
+//!
+//! ```text
+//!   release ──▶ the last fiber ends ──▶ farewell to timers ──▶ stopped: workers go ──▶ ended
+//!   the handle no longer                                                               │
+//!   counts as a fiber                                              join: threads are gone
+//!                                                                                      │
+//!                                       retire: the handle is gone, the core is the next runtime's
+//! ```
+//!
+//! `fibers` counts the fibers that have not ended, and the handle until it is released. Who brings something
+//! from outside counts it only while that number is not 0 ([`Core::admit`]): so each spawn that races with a stop
+//! either runs to its end or is refused.
+
+use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::{Core, RETIRED};
+use crate::fiber::in_fiber;
+use crate::kernel;
+use crate::scheduler::monitor;
+use crate::wait::{Deadline, futex};
+
+impl Core {
+    /// Counts a fiber that the caller spawns, itself a fiber that counts.
+    pub(crate) fn fiber_begins(&self) {
+        // Relaxed: the spawner is counted itself.
+        self.fibers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a fiber, or whoever else is at work here, that comes from outside.
+    ///
+    /// # Errors
+    /// If the runtime has been stopped.
+    pub(crate) fn admit(&self) -> io::Result<()> {
+        if !self.is_released() && self.keeps() {
+            return Ok(());
+        }
+        Err(io::Error::other("the runtime has been stopped"))
+    }
+
+    /// Counts the caller as a fiber, unless the last has ended; whether it did.
+    pub(crate) fn keeps(&self) -> bool {
+        let one_more = |fibers| (fibers > 0).then_some(fibers + 1);
+        // Relaxed, both: as `fiber_begins`.
+        self.fibers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    /// Counts one out that was counted in.
+    pub(crate) fn fiber_ends(&self) {
+        // AcqRel: the last sees what all the others did.
+        if self.fibers.fetch_sub(1, Ordering::AcqRel) == 1 && !self.says_farewell() {
+            self.end();
+        }
+    }
+
+    /// Lets the workers go when the last fiber has ended. The first call does it.
+    pub(crate) fn release(&self) {
+        // Relaxed: see `is_released`; one of several finds `false`.
+        if !self.released.swap(true, Ordering::Relaxed) {
+            self.fiber_ends();
+        }
+    }
+
+    /// Whether the handle has been released.
+    pub(crate) fn is_released(&self) -> bool {
+        // Relaxed: says nothing about anything else.
+        self.released.load(Ordering::Relaxed)
+    }
+
+    /// The handle goes. What is left runs to its end in the background; the monitor joins the threads.
+    pub(crate) fn abandon(&'static self) {
+        // Relaxed: under no race, for the handle is the caller's alone.
+        if self.joined.load(Ordering::Relaxed) != 0 {
+            return self.retire();
+        }
+        if self.uses_caller() {
+            self.expects_no_caller();
+        }
+        // SeqCst: before the look in `awake`. The last fiber may have ended already, and nobody else tells
+        // the monitor then.
+        self.orphaned.store(true, Ordering::SeqCst);
+        self.release();
+        monitor::awake();
+    }
+
+    /// Whether the core has been abandoned, and is to be joined now.
+    pub(in crate::scheduler) fn is_orphaned(&self) -> bool {
+        // SeqCst, both: the monitor looks here after it has said that it sleeps, see `monitor::awake`.
+        self.ended.load(Ordering::SeqCst) != 0 && self.orphaned.load(Ordering::SeqCst)
+    }
+
+    fn end(&self) {
+        // Release: who sees it sees everything that the fibers did.
+        self.stopped.store(1, Ordering::Release);
+        self.calls.fetch_add(1, Ordering::Release);
+        kernel::futex_wake(self.calls.as_ptr() as usize, i32::MAX);
+        self.driver.dismiss(true);
+        self.next_turn();
+        // SeqCst: before the look in `awake`. The last access to this core by who ends it: it may
+        // belong to another runtime after this. (A wake only names the address.)
+        self.ended.store(1, Ordering::SeqCst);
+        let address = self.ended.as_ptr() as usize;
+        futex::wake(address, usize::MAX, u32::MAX);
+        kernel::futex_wake(address, i32::MAX);
+        monitor::awake();
+    }
+
+    /// Whether the last fiber has ended.
+    pub(crate) fn has_ended(&self) -> bool {
+        // Acquire pairs with the store in `end`.
+        self.ended.load(Ordering::Acquire) != 0
+    }
+
+    /// Waits until every fiber has ended and every thread is gone, after [`Core::release`]; for the fibers' end
+    /// until `deadline` at most. Whether that has come. Any number may call.
+    pub(crate) fn join(&self, deadline: Deadline) -> bool {
+        while !self.has_ended() {
+            if deadline.passed() {
+                return false;
+            }
+            wait_for(&self.ended, deadline);
+        }
+        // Only one may join a thread. Relaxed: one of several finds `false`.
+        if !self.joining.swap(true, Ordering::Relaxed) {
+            loop {
+                let thread = self.staff.lock().threads.pop();
+                match thread {
+                    Some(thread) => thread.join(),
+                    None => break,
+                }
+            }
+            self.driver.dismiss(false);
+            // Release: who sees it sees that all are gone.
+            self.joined.store(1, Ordering::Release);
+            let address = self.joined.as_ptr() as usize;
+            futex::wake(address, usize::MAX, u32::MAX);
+            kernel::futex_wake(address, i32::MAX);
+        }
+        // Acquire: as above.
+        while self.joined.load(Ordering::Acquire) == 0 {
+            wait_for(&self.joined, Deadline::NEVER);
+        }
+        true
+    }
+
+    /// Hands the core to the next runtime: after [`Core::join`], by whom it belongs to.
+    pub(in crate::scheduler) fn retire(&'static self) {
+        monitor::forget(self);
+        debug_assert!(self.is_at_rest(), "a core is as new when the next runtime gets it");
+        RETIRED.lock().push(self);
+    }
+
+    /// Whether nobody is left, nobody is counted and no timer is pending. (A ring that no worker has collected counts
+    /// as one who searches, and whoever collects it will search.)
+    fn is_at_rest(&self) -> bool {
+        // Relaxed, both: every thread that changed them has been joined.
+        let sleeping = self.sleeping.load(Ordering::Relaxed);
+        let searching = self.searching.load(Ordering::Relaxed);
+        self.staff.lock().is_gone()
+            && sleeping == 0
+            && searching <= 1
+            && self.next_due() == u64::MAX
+    }
+}
+
+/// Waits until `word` is not 0 any more, or until `deadline`; perhaps not that long. Parks a fiber, blocks a thread.
+fn wait_for(word: &AtomicU32, deadline: Deadline) {
+    if in_fiber() {
+        // SAFETY: the word is borrowed for the call; the caller is a fiber.
+        unsafe { futex::wait(word, 0, u32::MAX, deadline) };
+    } else {
+        kernel::futex_wait(word, 0, deadline.until());
+    }
+}
