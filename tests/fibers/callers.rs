@@ -8,20 +8,13 @@ use std::time::{Duration, Instant};
 
 use sleave::{Builder, Runtime, Timer};
 
-use crate::support::kernel::{block_thread, cpu_time, tid};
+use crate::support::kernel::{block_thread, cpu_time, threads_named, tid};
 use crate::support::timing::eventually;
 use crate::support::watchdog::Watchdog;
 use crate::support::{Company, Host, PATIENCE, WORKERS};
 
 fn runtime(workers: usize) -> Runtime {
     Runtime::builder().workers(workers).use_caller().build().expect("a runtime")
-}
-
-/// How many threads of this process have a name that begins so.
-fn threads_named(prefix: &str) -> usize {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-    names.filter(|name| name.starts_with(prefix)).count()
 }
 
 /// Runs `body` on this plain thread, once for each number of workers.

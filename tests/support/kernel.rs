@@ -66,6 +66,13 @@ pub fn os_threads() -> usize {
     fs::read_dir("/proc/self/task").expect("/proc is mounted").count()
 }
 
+/// How many threads of this process have a name that begins with `prefix`.
+pub fn threads_named(prefix: &str) -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+    let names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    names.filter(|name| name.starts_with(prefix)).count()
+}
+
 /// How many mappings this process has: what `vm.max_map_count` limits.
 pub fn mappings() -> usize {
     let maps = fs::read("/proc/self/maps").expect("/proc is mounted");

@@ -5,7 +5,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use sleave::Timer;
+use sleave::{Runtime, Timer};
 
 use crate::support::random::Random;
 use crate::support::timing::eventually;
@@ -142,6 +142,26 @@ fn timers_that_expire_while_their_runtime_ends_fire_or_are_dropped() {
             runtime.stop();
             assert!(timers.iter().all(Timer::is_over));
             assert_eq!(Arc::strong_count(&alive), 1);
+        }
+    });
+}
+
+/// Whoever kept the builder may use it long after: the next runtime is not to be taken for the one that was chosen.
+#[test]
+fn a_timer_for_a_runtime_that_has_ended_is_refused() {
+    Company::Shared.keep(|| {
+        for workers in WORKERS {
+            let _watchdog = Watchdog::over(Host::Fibers { workers }, PATIENCE);
+            let gone = runtime(workers);
+            let builder = Timer::builder().on(&gone);
+            builder.clone().after(LONG, || unreachable!("stopped")).unwrap();
+            gone.stop();
+            assert!(builder.clone().after(MS, || unreachable!("stopped")).is_err());
+            drop(gone);
+            // The runtimes that come next may have what it had.
+            let next: Vec<_> = (0..4).map(|_| runtime(workers)).collect();
+            assert!(builder.every(MS, |_| unreachable!("gone")).is_err());
+            next.iter().for_each(Runtime::stop);
         }
     });
 }

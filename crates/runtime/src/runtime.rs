@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sleave_context::lock::Lock;
 
-use crate::fiber::{Fiber, NoFibers, Watcher, current, space, watch};
+use crate::fiber::{NoFibers, Watcher, current, space, watch};
 use crate::scheduler::{Alarm, Caller, Core, Options, Statistics, enter_as_worker, setxid};
 use crate::spawn::{Builder, JoinHandle};
 use crate::wait::Deadline;
@@ -277,11 +277,14 @@ impl Runtime {
     fn stop_until(&self, deadline: Deadline) -> bool {
         let CoreRef(core) = self.core;
         core.release();
-        match crate::current() {
-            Some(Fiber(own)) if std::ptr::eq(own.core(), core) => return false,
-            Some(_) if core.uses_caller() => core.expects_no_caller(),
-            None if core.uses_caller() && space().is_ok() => drain(core, deadline),
-            _ => {}
+        if core.is_callers() {
+            return false;
+        }
+        if core.uses_caller() && space().is_ok() {
+            match current() {
+                Some(_) => core.expects_no_caller(),
+                None => drain(core, deadline),
+            }
         }
         core.join(deadline)
     }

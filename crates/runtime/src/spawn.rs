@@ -176,18 +176,13 @@ impl Builder {
     /// Counts the fiber that is to be spawned.
     ///
     /// # Errors
-    /// As [`Core::admit`](crate::scheduler::Core::admit).
-    pub(crate) fn admit(core: &'static Core) -> io::Result<()> {
-        let inside = match fiber::current() {
-            // SAFETY: the caller's own control block.
-            Some(control) => std::ptr::eq(unsafe { control.as_ref() }.processor().core(), core),
-            None => current().is_some_and(|Fiber(own)| std::ptr::eq(own.core(), core)),
-        };
-        if inside {
-            core.fiber_begins();
-            return Ok(());
+    /// As [`Core::admit`].
+    fn admit(core: &Core) -> io::Result<()> {
+        if !core.is_callers() {
+            return core.admit();
         }
-        core.admit()
+        core.fiber_begins();
+        Ok(())
     }
 
     /// The fallback: an OS thread that stands for the fiber.

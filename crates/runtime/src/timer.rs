@@ -32,7 +32,7 @@ use self::block::{Block, Callback, Host};
 use crate::fiber::{self, Task, space};
 use crate::kernel;
 use crate::runtime::{CoreRef, Runtime, here};
-use crate::scheduler::Core;
+use crate::scheduler::{Core, Term, stopped};
 use crate::spawn::Builder;
 use crate::wait::timer::Wheel;
 use crate::wait::{Batch, Deadline};
@@ -157,7 +157,7 @@ impl Timer {
     }
 
     /// Chooses where a timer runs, and on what condition.
-    pub fn builder<'runtime>() -> TimerBuilder<'runtime> {
+    pub fn builder() -> TimerBuilder {
         TimerBuilder::default()
     }
 
@@ -244,21 +244,22 @@ fn nanoseconds(duration: Duration) -> u64 {
 /// ```
 #[derive(Clone, Default)]
 #[must_use = "a builder does nothing until it starts a timer"]
-pub struct TimerBuilder<'runtime> {
-    runtime: Option<&'runtime Runtime>,
+pub struct TimerBuilder {
+    home: Option<(CoreRef, Term)>,
     alive: Option<Weak<dyn Any + Send + Sync>>,
 }
 
-impl<'runtime> TimerBuilder<'runtime> {
+impl TimerBuilder {
     /// The callback runs on `runtime`; else on that of the calling fiber, or on the default one.
-    pub fn on(mut self, runtime: &'runtime Runtime) -> TimerBuilder<'runtime> {
-        self.runtime = Some(runtime);
+    pub fn on(mut self, runtime: &Runtime) -> TimerBuilder {
+        let CoreRef(core) = runtime.core();
+        self.home = Some((CoreRef(core), core.term()));
         self
     }
 
     /// The timer fires only while `condition` can be upgraded, and keeps it alive during a call. If it is due
     /// and that is gone, the timer ends silently.
-    pub fn while_alive<T>(mut self, condition: &Weak<T>) -> TimerBuilder<'runtime>
+    pub fn while_alive<T>(mut self, condition: &Weak<T>) -> TimerBuilder
     where
         T: Any + Send + Sync,
     {
@@ -305,7 +306,7 @@ impl<'runtime> TimerBuilder<'runtime> {
         }
         let (start, period) = (kernel::now(), nanoseconds(period));
         match self.alive {
-            None => start_timer(self.runtime, start, period, true, Recurring(Some(callback))),
+            None => start_timer(self.home, start, period, true, Recurring(Some(callback))),
             Some(alive) => {
                 let callback = move |timer: &Timer| match alive.upgrade() {
                     Some(_alive) => callback(timer),
@@ -313,7 +314,7 @@ impl<'runtime> TimerBuilder<'runtime> {
                         timer.cancel();
                     }
                 };
-                start_timer(self.runtime, start, period, true, Recurring(Some(callback)))
+                start_timer(self.home, start, period, true, Recurring(Some(callback)))
             }
         }
     }
@@ -323,23 +324,23 @@ impl<'runtime> TimerBuilder<'runtime> {
         F: FnOnce() + Send + 'static,
     {
         match self.alive {
-            None => start_timer(self.runtime, start, delay, false, Once(Some(callback))),
+            None => start_timer(self.home, start, delay, false, Once(Some(callback))),
             Some(alive) => {
                 let callback = move || {
                     if let Some(_alive) = alive.upgrade() {
                         callback();
                     }
                 };
-                start_timer(self.runtime, start, delay, false, Once(Some(callback)))
+                start_timer(self.home, start, delay, false, Once(Some(callback)))
             }
         }
     }
 }
 
-impl fmt::Debug for TimerBuilder<'_> {
+impl fmt::Debug for TimerBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimerBuilder")
-            .field("on", &self.runtime)
+            .field("on", &self.home.map(|(core, _)| core))
             .field("conditional", &self.alive.is_some())
             .finish()
     }
@@ -374,21 +375,33 @@ impl<F: FnMut(&Timer) + Send> Callback for Recurring<F> {
 }
 
 fn start_timer<C: Callback + 'static>(
-    runtime: Option<&Runtime>,
+    chosen: Option<(CoreRef, Term)>,
     start: u64,
     period: u64,
     recurring: bool,
     callback: C,
 ) -> io::Result<Timer> {
-    let CoreRef(core) = runtime.map_or_else(here, |runtime| Ok(runtime.core()))?;
-    Builder::admit(core)?;
-    let started = home(core).map(|home| {
+    let CoreRef(core) = chosen.map_or_else(here, |(core, _)| Ok(core))?;
+    // Whatever it is that keeps the runtime going meanwhile, the timer does not.
+    let inside = core.is_callers();
+    if !inside && !core.keeps() {
+        return Err(stopped());
+    }
+    let late = !inside && core.is_released();
+    let started = match chosen {
+        _ if late => Err(stopped()),
+        // The runtime that was chosen has gone, and another one has its core.
+        Some((_, term)) if term != core.term() => Err(stopped()),
+        _ => home(core),
+    };
+    let started = started.map(|home| {
         let timer = Timer(Block::new(core, home, start, period, recurring, callback));
         timer.start();
         timer
     });
-    // Whatever it was that kept the runtime going meanwhile, the timer does not.
-    core.fiber_ends();
+    if !inside {
+        core.lets_go();
+    }
     started
 }
 

@@ -62,7 +62,7 @@ impl Alarm {
         // SAFETY: a new entry, which does not move; the reference that was forgotten is the wheel's.
         let due = unsafe { core.timers().lock().insert(alarm.entry(), deadline) };
         core.timer_started(due);
-        core.fiber_ends();
+        core.lets_go();
         Some(alarm)
     }
 

@@ -12,13 +12,16 @@ mod staff;
 mod statistics;
 mod time;
 
+pub(crate) use end::stopped;
 pub use statistics::Statistics;
 
 use std::cell::UnsafeCell;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{
+    AtomicBool, AtomicIsize, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
 
 use sleave_context::lock::Lock;
 
@@ -53,7 +56,12 @@ pub struct Options {
     pub name: String,
 }
 
+/// Tells the runtimes apart that have one and the same core, one after the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Term(u64);
+
 pub(crate) struct Core {
+    term: AtomicU64,
     /// All there ever were, in the order of their numbers. Written by `new`, which has the core for itself.
     seats: UnsafeCell<Vec<&'static Seat>>,
     /// How many of `seats` the runtime has: one for each worker.
@@ -79,7 +87,7 @@ pub(crate) struct Core {
     /// Workers that sleep in the driver, or are about to.
     sleeping: AtomicUsize,
 
-    /// Fibers spawned and not ended, and one for the handle.
+    /// Fibers spawned and not ended, and who keeps the runtime beside them, see `end`.
     fibers: AtomicUsize,
     /// The handle does not count any more.
     released: AtomicBool,
@@ -122,6 +130,7 @@ impl Core {
         let core = match retired {
             Some(core) => core,
             None => Box::leak(Box::new(Core {
+                term: AtomicU64::new(0),
                 seats: UnsafeCell::new(Vec::new()),
                 workers: AtomicUsize::new(0),
                 slot: AtomicUsize::new(0),
@@ -160,10 +169,11 @@ impl Core {
             seat.bind(false);
         }
         // Relaxed, all: nobody else has the core yet; the first spawn publishes it.
+        core.term.fetch_add(1, Ordering::Relaxed);
         core.workers.store(options.workers, Ordering::Relaxed);
         core.open_staff(options.workers, options.use_caller);
         core.slot.store(options.slot, Ordering::Relaxed);
-        core.fibers.store(1, Ordering::Relaxed);
+        core.fibers.store(end::KEEPER, Ordering::Relaxed);
         core.released.store(false, Ordering::Relaxed);
         core.orphaned.store(false, Ordering::Relaxed);
         core.ended.store(0, Ordering::Relaxed);
@@ -173,6 +183,12 @@ impl Core {
         *core.name.lock() = options.name;
         monitor::watch(core);
         Ok(core)
+    }
+
+    /// Which of the runtimes that have had this core has it now.
+    pub(crate) fn term(&self) -> Term {
+        // Relaxed: the caller has a runtime that has the core, or has kept it from its end.
+        Term(self.term.load(Ordering::Relaxed))
     }
 
     /// Bytes of the usual slot.

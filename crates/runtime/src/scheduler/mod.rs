@@ -58,7 +58,7 @@ pub use self::core::{Options, Statistics};
 
 pub(crate) use self::alarm::Alarm;
 pub(crate) use self::bell::Caller;
-pub(crate) use self::core::Core;
+pub(crate) use self::core::{Core, Term, stopped};
 pub(crate) use self::processor::Processor;
 pub(crate) use self::worker::{enter_as_worker, leave};
 

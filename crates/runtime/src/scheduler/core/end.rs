@@ -8,18 +8,31 @@
 //!                                       retire: the handle is gone, the core is the next runtime's
 //! ```
 //!
-//! `fibers` counts the fibers that have not ended, and the handle until it is released. Who brings something
-//! from outside counts it only while that number is not 0 ([`Core::admit`]): so each spawn that races with a stop
-//! either runs to its end or is refused.
+//! One word counts the fibers that have not ended and, above them, the *keepers*: the handle until it is released, and
+//! whoever is at work from outside for a moment (starts a timer, fires some). Who comes from outside is counted only while
+//! the word is not 0: so each spawn that races with a stop either runs to its end or is refused.
+//!
+//! ```text
+//!   fibers:  | keepers | fibers |      0: the end
+//!             63 …  40   39 … 0
+//! ```
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Core, RETIRED};
-use crate::fiber::in_fiber;
+use crate::fiber::{self, Fiber, in_fiber};
 use crate::kernel;
 use crate::scheduler::monitor;
 use crate::wait::{Deadline, futex};
+
+/// What those are told who come too late.
+pub(crate) fn stopped() -> io::Error {
+    io::Error::other("the runtime has been stopped")
+}
+
+/// One keeper, in `Core::fibers`.
+pub(super) const KEEPER: usize = 1 << 40;
 
 impl Core {
     /// Counts a fiber that the caller spawns, itself a fiber that counts.
@@ -28,28 +41,47 @@ impl Core {
         self.fibers.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a fiber, or whoever else is at work here, that comes from outside.
+    /// Counts a fiber out.
+    pub(crate) fn fiber_ends(&self) {
+        self.count_out(1);
+    }
+
+    /// Counts a fiber that comes from outside.
     ///
     /// # Errors
     /// If the runtime has been stopped.
     pub(crate) fn admit(&self) -> io::Result<()> {
-        if !self.is_released() && self.keeps() {
-            return Ok(());
+        if !self.is_released() && self.count_in(1) { Ok(()) } else { Err(stopped()) }
+    }
+
+    /// Whether the caller is a fiber of this runtime, or an OS thread that stands for one.
+    pub(crate) fn is_callers(&self) -> bool {
+        match fiber::current() {
+            // SAFETY: the caller's own control block.
+            Some(control) => std::ptr::eq(unsafe { control.as_ref() }.processor().core(), self),
+            None => crate::current().is_some_and(|Fiber(own)| std::ptr::eq(own.core(), self)),
         }
-        Err(io::Error::other("the runtime has been stopped"))
     }
 
-    /// Counts the caller as a fiber, unless the last has ended; whether it did.
+    /// Keeps the runtime from its end until [`Core::lets_go`], unless that has come; whether it does.
     pub(crate) fn keeps(&self) -> bool {
-        let one_more = |fibers| (fibers > 0).then_some(fibers + 1);
-        // Relaxed, both: as `fiber_begins`.
-        self.fibers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+        self.count_in(KEEPER)
     }
 
-    /// Counts one out that was counted in.
-    pub(crate) fn fiber_ends(&self) {
+    /// The end of what [`Core::keeps`] began.
+    pub(crate) fn lets_go(&self) {
+        self.count_out(KEEPER);
+    }
+
+    fn count_in(&self, what: usize) -> bool {
+        let more = |fibers| (fibers > 0).then_some(fibers + what);
+        // Relaxed, both: what keeps the word from 0 is counted itself.
+        self.fibers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn count_out(&self, what: usize) {
         // AcqRel: the last sees what all the others did.
-        if self.fibers.fetch_sub(1, Ordering::AcqRel) == 1 && !self.says_farewell() {
+        if self.fibers.fetch_sub(what, Ordering::AcqRel) == what && !self.says_farewell() {
             self.end();
         }
     }
@@ -58,7 +90,7 @@ impl Core {
     pub(crate) fn release(&self) {
         // Relaxed: see `is_released`; one of several finds `false`.
         if !self.released.swap(true, Ordering::Relaxed) {
-            self.fiber_ends();
+            self.lets_go();
         }
     }
 

@@ -10,6 +10,7 @@
 use std::sync::atomic::Ordering;
 
 use super::Core;
+use super::end::KEEPER;
 
 /// What a runtime is doing, at one moment.
 ///
@@ -49,9 +50,7 @@ impl Core {
         let queued: usize = processors.iter().map(|p| p.queue.len()).sum();
         let pinned: usize = self.seats().iter().map(|seat| seat.len()).sum();
         let runnable = queued + pinned + self.injector.len();
-        // One for the handle, until it is released.
-        let handle = usize::from(!self.is_released());
-        let fibers = self.fibers.load(Ordering::Relaxed).saturating_sub(handle);
+        let fibers = self.fibers.load(Ordering::Relaxed) % KEEPER;
         // Without a processor nothing of this runtime has run: fibers are OS threads, or none has begun.
         let waiting =
             if processors.is_empty() { 0 } else { fibers.saturating_sub(running + runnable) };

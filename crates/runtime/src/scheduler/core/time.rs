@@ -6,8 +6,8 @@
 //!
 //! Pending timers do not keep a runtime going. When its last fiber has ended, one more is begun,
 //! which drops the timers' callbacks: what these hold may be anything, and its destructors may wait.
-//! So that no timer expires behind its back, whoever fires timers counts as a fiber for that long
-//! ([`Core::keeps`]), and once the count is 0 nobody fires.
+//! So that no timer expires behind its back, whoever fires timers keeps the runtime for that long
+//! ([`Core::keeps`]), and once it has ended nobody fires.
 //!
 //! Where fibers are OS threads there are no workers; a thread of its own, the *timekeeper*, sleeps
 //! until the earliest deadline of the core's wheel.
@@ -43,7 +43,7 @@ impl Core {
         let mut woken = Batch::new();
         if self.next_due() <= now && self.keeps() {
             self.wheels().for_each(|wheel| wheel.fire(now, &mut woken));
-            self.fiber_ends();
+            self.lets_go();
         }
         woken
     }
