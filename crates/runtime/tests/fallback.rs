@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sleave_runtime::{Runtime, current, interpose, park, park_timeout};
+use sleave_runtime::{Builder, Runtime, current, interpose, park, park_timeout, worker};
 
 #[test]
 fn a_thread_that_stands_for_a_fiber_parks_and_is_counted() {
@@ -53,7 +53,24 @@ fn a_thread_that_stands_for_a_fiber_parks_and_is_counted() {
     let counted = runtime.statistics();
     assert_eq!(counted.fibers, 1, "{counted:?}");
     assert_eq!((counted.running, counted.runnable, counted.waiting), (0, 0, 0), "{counted:?}");
+    assert!(!runtime.stop_timeout(Duration::from_millis(5)), "one has not ended");
+    assert!(Builder::new().spawn_on(&runtime, || ()).is_err(), "it takes nothing from outside");
     parked.fiber().unpark();
     parked.join().unwrap();
     runtime.stop();
+    runtime.stop();
+
+    // Workers can be named, though each fiber is alone on its thread.
+    let confined = Arc::new(Runtime::builder().workers(1).use_caller().build().unwrap());
+    assert_eq!(confined.run(|| (sleave_runtime::pin(0).is_ok(), worker())), (true, None));
+    assert!(confined.run(|| sleave_runtime::pin(1).is_err()));
+    assert!(Builder::new().pin(1).spawn_on(&confined, || ()).is_err());
+    assert_eq!(Builder::new().pin(0).spawn_on(&confined, || 7).unwrap().join().unwrap(), 7);
+    let asking = {
+        let confined = confined.clone();
+        confined.clone().spawn(move || confined.stop())
+    };
+    asking.join().unwrap();
+    confined.stop();
+    drop(Runtime::builder().workers(1).use_caller().build().unwrap());
 }

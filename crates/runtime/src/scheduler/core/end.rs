@@ -21,7 +21,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Core, RETIRED};
-use crate::fiber::{self, Fiber, in_fiber};
+use crate::fiber::{self, Fiber, in_fiber, space};
 use crate::kernel;
 use crate::scheduler::monitor;
 use crate::wait::{Deadline, futex};
@@ -106,7 +106,7 @@ impl Core {
         if self.joined.load(Ordering::Relaxed) != 0 {
             return self.retire();
         }
-        if self.uses_caller() {
+        if self.uses_caller() && space().is_ok() {
             self.expects_no_caller();
         }
         // SeqCst: before the look in `awake`. The last fiber may have ended already, and nobody else tells
