@@ -3,7 +3,7 @@
 //! Sources: socket(7) (`SO_RCVTIMEO`, `SO_SNDTIMEO`), connect(2).
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::pairs::{Stream, listen, over_both};
+use crate::support::sockets::full_listener;
 use crate::support::timing::{
     GENEROUS, assert_prompt, assert_socket_durations, assert_socket_waits, assert_waits,
 };
@@ -162,20 +163,6 @@ fn accept_times_out() {
         client.value();
         (kind, stream.read_timeout().unwrap())
     });
-}
-
-/// A listener that has no room left, and what fills it.
-fn full_listener() -> (Socket, SocketAddr, Vec<TcpStream>) {
-    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    listener.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-    listener.listen(1).unwrap();
-    let address = listener.local_addr().unwrap().as_socket().unwrap();
-    let mut waiting = Vec::new();
-    while let Ok(stream) = TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-        waiting.push(stream);
-        assert!(waiting.len() < 64, "a backlog of one took 64 connections");
-    }
-    (listener, address, waiting)
 }
 
 #[test]

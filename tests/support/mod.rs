@@ -23,6 +23,7 @@ pub mod count;
 pub mod host;
 pub mod kernel;
 pub mod random;
+pub mod sockets;
 pub mod timing;
 pub mod watchdog;
 

@@ -14,17 +14,22 @@
 //! Every other connect is the plain call: it either never waits (datagrams) or has no readiness to
 //! wait for (a Unix listener's full backlog), or the flag is not ours to borrow.
 //!
+//! **Giving up.** The socket's own timeout ends the waiting and nothing else. The calling fiber's limit
+//! for connects ends the attempt, as the kernel ends one by itself: `ETIMEDOUT`, and a socket that may
+//! try anew. That is what connecting to no address (`AF_UNSPEC`) does. A fiber that found the attempt
+//! under way does not end it: it belongs to whoever began it.
+//!
 //! **Options.** Both timeouts are remembered to the microsecond, where the kernel rounds to its
 //! clock tick; a timeout that has passed is `EAGAIN`, from connect `EINPROGRESS`.
 //!
 //! Sources: accept(2), connect(2), socket(7), tcp(7), unix(7); `__inet_stream_connect`,
-//! `sock_set_timeout` of Linux.
+//! `tcp_disconnect`, `sock_set_timeout` of Linux.
 
 use std::ffi::{c_int, c_void};
 
 use libc::{sockaddr, socklen_t};
 use sleave_runtime::reactor::{self, Direction};
-use sleave_runtime::wait::{Deadline, sleep_until};
+use sleave_runtime::wait::{Deadline, connect_deadline, sleep_until};
 use sleave_runtime::{interpose, scheduler};
 
 use crate::table::{self, Descriptor, Entry, Kind, NEVER, Side, State};
@@ -165,6 +170,9 @@ pub unsafe extern "C" fn accept(fd: c_int, name: *mut sockaddr, name_len: *mut s
     unsafe { accept4(fd, name, name_len, 0) }
 }
 
+/// The connection is being made.
+const IN_PROGRESS: isize = errno::error(libc::EINPROGRESS);
+
 /// Starts a connection without waiting for it, with the socket's own `O_NONBLOCK` borrowed.
 unsafe fn start(d: &mut Descriptor, name: *const sockaddr, len: socklen_t) -> isize {
     d.note(State::BORROWED, 0);
@@ -176,6 +184,16 @@ unsafe fn start(d: &mut Descriptor, name: *const sockaddr, len: socklen_t) -> is
     kernel::set_nonblocking(d.fd, wanted);
     d.note(0, State::BORROWED);
     result
+}
+
+/// Ends the attempt to connect that `d` has under way; a connection that has just been made, too.
+fn end_attempt(d: &Descriptor) {
+    let nowhere = sockaddr { sa_family: libc::AF_UNSPEC as _, sa_data: [0; 14] };
+    // SAFETY: an address of our own, alive for the call. connect(2): it cannot fail on a TCP socket, but
+    // with EBADF, and does not wait.
+    unsafe { kernel::connect(d.fd, &nowhere, size_of::<sockaddr>() as socklen_t) };
+    // It leaves ECONNRESET for the next call; after its own ETIMEDOUT the kernel leaves nothing.
+    kernel::socket_int(d.fd, libc::SO_ERROR);
 }
 
 /// `connect` in a fiber; answers as the kernel does.
@@ -194,24 +212,50 @@ unsafe fn connect_one(mut d: Descriptor, name: *const sockaddr, len: socklen_t) 
     reactor::attempt(fd, Direction::Write);
     // SAFETY: the caller's address.
     let started = unsafe { start(&mut d, name, len) };
-    // EALREADY: another fiber has started it; a second blocking connect waits for the same end.
-    let under_way = [errno::error(libc::EINPROGRESS), errno::error(libc::EALREADY)];
+    let under_way = [IN_PROGRESS, errno::error(libc::EALREADY)];
     if !under_way.contains(&started) {
         reactor::leave(fd, Direction::Write, true);
         return started;
     }
+    // EALREADY: another fiber has begun it; a second blocking connect waits for the same end.
+    let mut began = started == IN_PROGRESS;
+    let limited = d.timeout(Side::Send) == NEVER;
+    if limited {
+        wait.until(connect_deadline());
+    }
     loop {
-        match wait.park() {
-            Next::Retry => {}
+        let over = match wait.park() {
+            Next::Retry => false,
+            Next::Fail(errno::AGAIN) if limited => true,
             // The connection goes on in the background.
             Next::Fail(errno::AGAIN) => return started,
             Next::Fail(error) => return error,
             Next::Block => return plain(),
+        };
+        // Closed since the time was over: what the number names now is none of ours.
+        if over && !d.is_current() {
+            return errno::error(libc::EBADF);
         }
         reactor::attempt(fd, Direction::Write);
-        if kernel::ready(fd, libc::POLLOUT) != 0 {
-            reactor::leave(fd, Direction::Write, true);
-            return plain();
+        let events = kernel::ready(fd, libc::POLLOUT);
+        if events != 0 {
+            // One that has failed may begin anew, if another fiber has fetched the error.
+            let result = match events & libc::POLLHUP {
+                0 => plain(),
+                // SAFETY: the caller's address.
+                _ => unsafe { start(&mut d, name, len) },
+            };
+            if !under_way.contains(&result) {
+                reactor::leave(fd, Direction::Write, true);
+                return result;
+            }
+            began = result == IN_PROGRESS;
+        }
+        if over {
+            if began {
+                end_attempt(&d);
+            }
+            return errno::error(libc::ETIMEDOUT);
         }
     }
 }

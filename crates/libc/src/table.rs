@@ -128,6 +128,8 @@ pub(crate) enum Side {
 
 /// A socket timeout in microseconds. Zero means none, as in socket(7).
 pub(crate) const NEVER: u64 = 0;
+/// Longer than can be told here (nine years): never, but the socket's own timeout all the same.
+pub(crate) const ENDLESS: u64 = MICROSECONDS - 1;
 /// Nobody has asked the kernel yet.
 const UNKNOWN: u64 = MICROSECONDS;
 const MICROSECONDS: u64 = (1 << 48) - 1;
@@ -336,6 +338,11 @@ impl Descriptor {
         self.entry
     }
 
+    /// Whether the number still names what it named when it was looked up, as far as is known.
+    pub(crate) fn is_current(&self) -> bool {
+        self.entry.is_none_or(|entry| entry.state().generation() == self.state.generation())
+    }
+
     /// Remembers facts about it.
     pub(crate) fn note(&mut self, set: u64, clear: u64) {
         self.state = match self.entry {
@@ -382,14 +389,14 @@ impl Descriptor {
     }
 }
 
-/// A `timeval` of socket(7) in microseconds: zero is [`NEVER`], and so is what 48 bits cannot
-/// hold (nine years); a negative time has passed at once, which is one microsecond here.
+/// A `timeval` of socket(7) in microseconds: zero is [`NEVER`], what 48 bits cannot hold is
+/// [`ENDLESS`]; a negative time has passed at once, which is one microsecond here.
 pub(crate) fn microseconds(time: libc::timeval) -> u64 {
     if time.tv_sec < 0 {
         return 1;
     }
     let value = (time.tv_sec as u64).saturating_mul(1_000_000).saturating_add(time.tv_usec as u64);
-    if value >= MICROSECONDS { NEVER } else { value }
+    value.min(ENDLESS)
 }
 
 /// A new description has got the number `fd`, from a call of ours that knows all about it:
@@ -522,6 +529,7 @@ mod tests {
         assert_eq!(t(0, 1), 1);
         assert_eq!(t(2, 500_001), 2_500_001);
         assert_eq!(t(-5, 0), 1, "negative has passed at once");
-        assert_eq!(t(i64::MAX, 999_999), NEVER);
+        assert_eq!(t(i64::MAX, 999_999), ENDLESS);
+        assert_eq!(t((ENDLESS / 1_000_000) as i64, 0), ENDLESS / 1_000_000 * 1_000_000);
     }
 }

@@ -4,7 +4,7 @@
 //!   try ──► EAGAIN ──► did the program ask not to wait? ── yes ─► EAGAIN
 //!    ▲                                │ no
 //!    │                                ▼
-//!    └── ready ◄── the reactor, until the descriptor's timeout ── over ─► EAGAIN
+//!    └── ready ◄── the reactor, until the deadline ── over ─► EAGAIN
 //!                                     ├── closed meanwhile ─► EBADF
 //!                                     └── epoll refuses it ─► the plain call, which blocks the
 //!                                         worker (the monitor hands its fibers on)
@@ -12,15 +12,16 @@
 //!
 //! Both answers, the program's flag and the timeout, are asked for at the first park and then
 //! kept: the kernel, too, reads them once per call. The timeout runs from there, over all parts
-//! of a long transfer.
+//! of a long transfer. It is the socket's own (`SO_RCVTIMEO`, `SO_SNDTIMEO`); of a socket that has
+//! none, and of whatever is no socket, it is the calling fiber's for all waits, mostly none.
 //!
 //! Sources: socket(7) on `SO_RCVTIMEO`, epoll_ctl(2) on `EPERM`.
 
 use sleave_runtime::reactor::{self, Direction, Readiness};
-use sleave_runtime::wait::Deadline;
+use sleave_runtime::wait::{Deadline, default_deadline};
 
 use crate::errno;
-use crate::table::{Descriptor, NEVER, Side};
+use crate::table::{Descriptor, ENDLESS, NEVER, Side};
 
 /// What to do after a try that would have blocked.
 pub(crate) enum Next {
@@ -52,6 +53,11 @@ impl Wait {
         *self.nonblocking.get_or_insert_with(|| descriptor.nonblocking())
     }
 
+    /// The wait ends at `deadline`, whatever the descriptor's timeout.
+    pub(crate) fn until(&mut self, deadline: Deadline) {
+        self.deadline = Some(deadline);
+    }
+
     /// The kernel counts the timeout anew for the next part of a transfer.
     pub(crate) fn restart(&mut self) {
         self.deadline = None;
@@ -64,7 +70,8 @@ impl Wait {
         };
         let descriptor = &self.descriptor;
         *self.deadline.get_or_insert_with(|| match descriptor.timeout(side) {
-            NEVER => Deadline::NEVER,
+            NEVER => default_deadline(),
+            ENDLESS => Deadline::NEVER,
             microseconds => Deadline::after(microseconds.saturating_mul(1000)),
         })
     }

@@ -42,3 +42,4 @@ pub use scope::{Scope, ScopedJoinHandle, scope};
 pub use spawn::{Builder, JoinHandle, current, park, park_deadline, park_timeout, spawn};
 pub use spawn::{pin, unpin, worker};
 pub use timer::{Since, Timer, TimerBuilder};
+pub use wait::{set_connect_timeout, set_wait_timeout};

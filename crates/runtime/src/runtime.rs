@@ -11,7 +11,7 @@ use sleave_context::lock::Lock;
 use crate::fiber::{NoFibers, Watcher, current, space, watch};
 use crate::scheduler::{Alarm, Caller, Core, Options, Statistics, enter_as_worker, setxid};
 use crate::spawn::{Builder, JoinHandle};
-use crate::wait::Deadline;
+use crate::wait::{Deadline, Timeouts, Wishes};
 
 /// A set of workers, and the fibers spawned on it.
 ///
@@ -67,6 +67,7 @@ impl std::fmt::Debug for CoreRef {
 pub struct RuntimeBuilder {
     workers: Option<usize>,
     stack: Option<usize>,
+    timeouts: Wishes,
     name: Option<String>,
     use_caller: bool,
 }
@@ -83,6 +84,26 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn stack_size(mut self, bytes: usize) -> RuntimeBuilder {
         self.stack = Some(bytes);
+        self
+    }
+
+    /// Limits how long calls wait for a descriptor that state no time of their own, on fibers whose
+    /// [`Builder`] does not say otherwise; see [`set_wait_timeout`](crate::set_wait_timeout). For
+    /// ever if nothing is said.
+    ///
+    /// Accepting connections is such a wait, too.
+    #[must_use]
+    pub fn wait_timeout(mut self, timeout: Duration) -> RuntimeBuilder {
+        self.timeouts.wait(Some(timeout));
+        self
+    }
+
+    /// Limits how long `connect` may take, on fibers whose [`Builder`] does not say otherwise; see
+    /// [`set_connect_timeout`](crate::set_connect_timeout). As long as the kernel tries if nothing is
+    /// said.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> RuntimeBuilder {
+        self.timeouts.connect(Some(timeout));
         self
     }
 
@@ -126,8 +147,9 @@ impl RuntimeBuilder {
     /// Makes the runtime. Its threads start when there is work for them.
     ///
     /// # Errors
-    /// `InvalidInput` for 0 workers, for more than 256, for a stack that no slot can hold, and
-    /// for an environment variable that is not what it should be; else what epoll_create1(2),
+    /// `InvalidInput` for 0 workers, for more than 256, for a stack that no slot can hold, for a
+    /// timeout of zero, and for an environment variable that is not what it should be;
+    /// `Unsupported` for a timeout where fibers are OS threads; else what epoll_create1(2),
     /// eventfd(2) and timerfd_create(2) say.
     pub fn build(self) -> io::Result<Runtime> {
         let workers = match self.workers {
@@ -153,9 +175,10 @@ impl RuntimeBuilder {
             // Fibers are OS threads: std's default unless one was asked for.
             Err(_) => stack.unwrap_or(0),
         };
+        let timeouts = self.timeouts.or(Timeouts::NONE)?;
         let name = self.name.unwrap_or_else(|| "sleave".into());
         let use_caller = self.use_caller;
-        let core = Core::new(Options { workers, use_caller, slot, name })?;
+        let core = Core::new(Options { workers, use_caller, slot, timeouts, name })?;
         Ok(Runtime { core: CoreRef(core) })
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::fiber::{self, Fiber, Task, TaskRef, Watcher, space};
 use crate::runtime::{CoreRef, Runtime, here};
 use crate::scheduler::{self, Core};
-use crate::wait::Deadline;
+use crate::wait::{Deadline, Timeouts, Wishes};
 
 /// A fiber factory: name and stack size, as [`std::thread::Builder`], and the worker that it is pinned to.
 ///
@@ -35,6 +35,7 @@ pub struct Builder {
     name: Option<String>,
     stack: Option<usize>,
     worker: Option<usize>,
+    timeouts: Wishes,
 }
 
 /// What spawning gives.
@@ -110,11 +111,28 @@ impl Builder {
         self
     }
 
+    /// Limits how long the fiber's calls wait for a descriptor that state no time of their own; with
+    /// `None` not at all, whatever its runtime's [limit](crate::RuntimeBuilder::wait_timeout). See
+    /// [`set_wait_timeout`](crate::set_wait_timeout).
+    pub fn wait_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Builder {
+        self.timeouts.wait(timeout.into());
+        self
+    }
+
+    /// Limits how long the fiber's `connect`s may take; with `None` not at all, whatever its runtime's
+    /// [limit](crate::RuntimeBuilder::connect_timeout). See
+    /// [`set_connect_timeout`](crate::set_connect_timeout).
+    pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Builder {
+        self.timeouts.connect(timeout.into());
+        self
+    }
+
     /// Spawns a fiber on the runtime of the calling fiber, or on the default one.
     ///
     /// # Errors
-    /// `InvalidInput` for a stack that is too large, and for a worker that does not exist; what pthread_create(3)
-    /// says if a worker is needed and none can be started; and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build)
+    /// `InvalidInput` for a stack that is too large, for a worker that does not exist, and for a timeout of zero;
+    /// `Unsupported` for a timeout where fibers are OS threads; what pthread_create(3) says if a worker is needed
+    /// and none can be started; and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build)
     /// if this starts the default runtime.
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
@@ -151,6 +169,7 @@ impl Builder {
         F: FnOnce() -> T,
     {
         let CoreRef(core) = core;
+        let timeouts = self.timeouts.or(core.timeouts())?;
         let Ok(space) = space() else {
             // SAFETY: by contract.
             return unsafe { self.spawn_thread(CoreRef(core), watcher, f) };
@@ -167,7 +186,7 @@ impl Builder {
         });
         let seat = ready.inspect_err(|_| core.fiber_ends())?;
         // SAFETY: by contract.
-        let (task, runner) = unsafe { Task::new(core, self.name, stack, watcher, f) };
+        let (task, runner) = unsafe { Task::new(core, self.name, stack, timeouts, watcher, f) };
         runner.pin(seat);
         scheduler::spawn(runner);
         Ok(Spawned::Fiber(task))
@@ -212,7 +231,7 @@ impl Builder {
         self.worker.map(|worker| core.seat(worker)).transpose()?;
         Self::admit(core)?;
         // SAFETY: by contract.
-        let (task, runner) = unsafe { Task::new(core, self.name, 0, watcher, f) };
+        let (task, runner) = unsafe { Task::new(core, self.name, 0, Timeouts::NONE, watcher, f) };
         let thread = builder.spawn(move || {
             STANDS_FOR.set(Some(runner.clone()));
             // SAFETY: once, by the thread that was started for it.

@@ -440,7 +440,8 @@ impl Host for Core {
         }
         let body = move || timer.run();
         // SAFETY: the closure is Send and 'static, and returns nothing.
-        let (_, task) = unsafe { Task::new(self, None, self.slot_size(), None, body) };
+        let (_, task) =
+            unsafe { Task::new(self, None, self.slot_size(), self.timeouts(), None, body) };
         self.fiber_begins();
         woken.add(task.into_raw().cast());
     }

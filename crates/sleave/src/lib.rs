@@ -62,5 +62,6 @@ pub use sleave_runtime::interpose::{set as interpose, uninterposed};
 pub use sleave_runtime::{
     Builder, Fiber, FiberId, JoinHandle, NoFibers, Runtime, RuntimeBuilder, Scope,
     ScopedJoinHandle, Since, Statistics, Timer, TimerBuilder, current, event, identity, park,
-    park_deadline, park_timeout, pin, run, scope, spawn, unpin, worker, yield_now,
+    park_deadline, park_timeout, pin, run, scope, set_connect_timeout, set_wait_timeout, spawn,
+    unpin, worker, yield_now,
 };

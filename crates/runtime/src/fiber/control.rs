@@ -13,7 +13,7 @@ use sleave_context::stack::Slot;
 use super::{Header, Runnable};
 use crate::identity::thread_pointer;
 use crate::scheduler::Processor;
-use crate::wait::WaitWord;
+use crate::wait::{Timeouts, WaitWord};
 
 /// A started fiber, or one that has ended and waits to be used again.
 #[repr(C, align(64))]
@@ -32,6 +32,8 @@ pub(crate) struct Control {
     /// Not zero: the C library's calls pass through. The runtime is at work on this fiber's
     /// stack, or its program has asked for it; `interpose` says which bits are whose.
     pub(crate) bypass: Cell<u32>,
+    /// When its waits give up that state no time of their own.
+    pub(crate) timeouts: Cell<Timeouts>,
     /// What it runs; `None` when it has ended.
     pub(crate) task: Cell<Option<NonNull<Header>>>,
     /// Its identity has been somebody's: the next fiber needs it fresh.

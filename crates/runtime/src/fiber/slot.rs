@@ -23,7 +23,7 @@ use sleave_context::stack::{Arena, Error, Location, colour, guard_len, slot_size
 use super::control::{Control, open_gate};
 use super::{Kind, Runnable};
 use crate::identity::{self, Kit, Unavailable};
-use crate::wait::WaitWord;
+use crate::wait::{Timeouts, WaitWord};
 
 /// By how many different offsets the tops of slots are shifted, each a cache line: equal
 /// offsets in equal slots would compete for the same few cache sets. 16 lines are what fits
@@ -233,6 +233,7 @@ impl Space {
                 processor: Cell::new(None),
                 wait: WaitWord::new(),
                 bypass: Cell::new(1),
+                timeouts: Cell::new(Timeouts::NONE),
                 task: Cell::new(None),
                 used: Cell::new(false),
                 slot,

@@ -29,6 +29,7 @@ use std::thread;
 
 use super::{Kind, Runnable};
 use crate::scheduler::Core;
+use crate::wait::Timeouts;
 use crate::wait::park::Token;
 
 /// The closure has returned and its result lies in the task.
@@ -86,6 +87,8 @@ pub(crate) struct Header {
     id: FiberId,
     name: Option<Box<str>>,
     pub(crate) core: &'static Core,
+    /// What the fiber begins with.
+    pub(crate) timeouts: Timeouts,
     watcher: Option<Arc<dyn Watcher>>,
 }
 
@@ -322,6 +325,7 @@ impl<T> Task<T> {
         core: &'static Core,
         name: Option<String>,
         stack: usize,
+        timeouts: Timeouts,
         watcher: Option<Arc<dyn Watcher>>,
         f: F,
     ) -> (Task<T>, TaskRef)
@@ -346,6 +350,7 @@ impl<T> Task<T> {
                 id: FiberId::next(),
                 name: name.map(String::into_boxed_str),
                 core,
+                timeouts,
                 watcher,
             },
             stage: UnsafeCell::new(Stage::Waiting(f)),

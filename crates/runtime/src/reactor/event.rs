@@ -61,7 +61,7 @@ use crate::fiber::{Task, current, space};
 use crate::kernel;
 use crate::runtime::{CoreRef, here};
 use crate::scheduler::Core;
-use crate::wait::{Batch, Deadline};
+use crate::wait::{Batch, Deadline, default_deadline};
 
 /// What a callback is told.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -108,8 +108,9 @@ impl Entry {
         }
         let (core, key) = (self.core, self.key);
         // SAFETY: the closure is Send and 'static, and returns nothing.
-        let (_, task) =
-            unsafe { Task::new(core, None, core.slot_size(), None, move || serve(fd, key)) };
+        let (_, task) = unsafe {
+            Task::new(core, None, core.slot_size(), core.timeouts(), None, move || serve(fd, key))
+        };
         core.fiber_begins();
         woken.add(task.into_raw().cast());
     }
@@ -465,7 +466,8 @@ pub fn cancel_all(fd: impl AsFd) -> usize {
 
 /// Waits until any of `interests` is ready, at most for `timeout`, and returns the indices of those
 /// that are, in order: none if the time was over first. It parks the calling fiber; on an OS thread
-/// it is poll(2).
+/// it is poll(2). Without a timeout it waits for as long as the fiber's calls do
+/// ([`set_wait_timeout`](crate::set_wait_timeout)): mostly for ever.
 ///
 /// It looks, and takes nothing: what is ready stays so until somebody tries. Errors and hang-ups
 /// are reported whatever the direction. A descriptor that is not open counts as ready, for a try
@@ -502,7 +504,7 @@ pub fn wait_any(
     timeout: Option<Duration>,
 ) -> io::Result<Vec<usize>> {
     let deadline = match timeout {
-        None => Deadline::NEVER,
+        None => default_deadline(),
         // What does not fit is never.
         Some(timeout) => Deadline::after(timeout.as_nanos().try_into().unwrap_or(u64::MAX)),
     };

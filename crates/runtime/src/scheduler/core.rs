@@ -33,8 +33,8 @@ use super::seat::Seat;
 use crate::fiber::Runnable;
 use crate::kernel;
 use crate::reactor::Driver;
-use crate::wait::Batch;
 use crate::wait::timer::Wheel;
+use crate::wait::{Batch, Timeouts};
 use staff::Staff;
 
 /// The most processors of a runtime, those of workers stuck in calls included.
@@ -52,6 +52,8 @@ pub struct Options {
     pub use_caller: bool,
     /// Bytes of a fiber's slot unless its spawner says otherwise.
     pub slot: usize,
+    /// What a fiber begins with unless its spawner says otherwise.
+    pub timeouts: Timeouts,
     /// The workers' names begin with this.
     pub name: String,
 }
@@ -67,6 +69,8 @@ pub(crate) struct Core {
     /// How many of `seats` the runtime has: one for each worker.
     workers: AtomicUsize,
     slot: AtomicUsize,
+    wait_timeout: AtomicU64,
+    connect_timeout: AtomicU64,
     name: Lock<String>,
 
     processors: Box<[UnsafeCell<MaybeUninit<&'static Processor>>]>,
@@ -134,6 +138,8 @@ impl Core {
                 seats: UnsafeCell::new(Vec::new()),
                 workers: AtomicUsize::new(0),
                 slot: AtomicUsize::new(0),
+                wait_timeout: AtomicU64::new(0),
+                connect_timeout: AtomicU64::new(0),
                 name: Lock::new(String::new()),
                 processors: (0..MOST_PROCESSORS)
                     .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
@@ -173,6 +179,8 @@ impl Core {
         core.workers.store(options.workers, Ordering::Relaxed);
         core.open_staff(options.workers, options.use_caller);
         core.slot.store(options.slot, Ordering::Relaxed);
+        core.wait_timeout.store(options.timeouts.wait, Ordering::Relaxed);
+        core.connect_timeout.store(options.timeouts.connect, Ordering::Relaxed);
         core.fibers.store(end::KEEPER, Ordering::Relaxed);
         core.released.store(false, Ordering::Relaxed);
         core.orphaned.store(false, Ordering::Relaxed);
@@ -193,8 +201,16 @@ impl Core {
 
     /// Bytes of the usual slot.
     pub(crate) fn slot_size(&self) -> usize {
-        // Relaxed, here and in the next: set before the core is shared.
+        // Relaxed, here and in the next two: set before the core is shared.
         self.slot.load(Ordering::Relaxed)
+    }
+
+    /// What a fiber begins with unless its spawner says otherwise.
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            wait: self.wait_timeout.load(Ordering::Relaxed),
+            connect: self.connect_timeout.load(Ordering::Relaxed),
+        }
     }
 
     /// One seat for each worker.

@@ -219,6 +219,7 @@ unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
         fiber.task.set(Some(task));
         fiber.link.seat.set(task.as_ref().link.seat.get());
         fiber.bypass.set(1);
+        fiber.timeouts.set(task.as_ref().timeouts);
         *fiber.context.get() =
             Context::new(control.as_ptr().cast(), fiber_main, control.as_ptr() as usize);
     }

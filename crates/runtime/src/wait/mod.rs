@@ -27,9 +27,13 @@
 mod deadline;
 pub mod futex;
 pub(crate) mod park;
+mod timeouts;
 pub(crate) mod timer;
 
 pub use deadline::Deadline;
+pub(crate) use timeouts::Wishes;
+pub use timeouts::{Timeouts, connect_deadline, default_deadline};
+pub use timeouts::{set_connect_timeout, set_wait_timeout};
 
 #[cfg(all(test, loom))]
 mod loom_models;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::Task;
 use crate::scheduler::{Core, Options};
-use crate::wait::Deadline;
+use crate::wait::{Deadline, Timeouts};
 use crate::{JoinHandle, Runtime};
 
 /// Counts how many of its clones there were and how many are gone.
@@ -142,7 +142,9 @@ fn results_are_dropped_once_in_every_order_seen_from_a_fiber() {
 #[test]
 fn a_handle_dropped_at_the_very_end_drops_the_result_once() {
     const ROUNDS: usize = 20_000;
-    let options = Options { workers: 1, use_caller: false, slot: 0, name: "unused".into() };
+    let (slot, timeouts) = (0, Timeouts::NONE);
+    let name = "unused".into();
+    let options = Options { workers: 1, use_caller: false, slot, timeouts, name };
     let core = Core::new(options).unwrap();
     let (begin, over) = (Barrier::new(2), Barrier::new(2));
     let dropped = Arc::new(AtomicUsize::new(0));
@@ -164,7 +166,7 @@ fn a_handle_dropped_at_the_very_end_drops_the_result_once() {
             let result = Counted(dropped.clone());
             let closure = move || finish(end, result);
             // SAFETY: closure and result may cross threads and borrow nothing.
-            let (handle, task) = unsafe { Task::new(core, None, 0, None, closure) };
+            let (handle, task) = unsafe { Task::new(core, None, 0, Timeouts::NONE, None, closure) };
             *runner.lock().unwrap() = Some(task);
             begin.wait();
             // A little later each time, so that every instant of the other's run is met.

@@ -85,8 +85,9 @@ impl Core {
             return false;
         }
         // SAFETY: the closure is Send and 'static, and returns nothing.
-        let (_, task) =
-            unsafe { Task::new(self.forever(), None, self.slot_size(), None, farewell) };
+        let (_, task) = unsafe {
+            Task::new(self.forever(), None, self.slot_size(), self.timeouts(), None, farewell)
+        };
         self.fiber_begins();
         crate::scheduler::spawn(task);
         true
