@@ -12,10 +12,10 @@ use std::time::Instant;
 use sleave::{Builder, set_connect_timeout, set_wait_timeout};
 use socket2::{Domain, Socket, Type};
 
-use super::{MS, on_runtimes};
+use super::{MS, on_runtimes, on_watched_runtimes};
 use crate::support::everywhere;
 use crate::support::sockets::full_listener;
-use crate::support::timing::{assert_socket_waits, assert_waits};
+use crate::support::timing::{assert_socket_waits, assert_waits, eventually};
 
 fn tcp() -> Socket {
     Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()
@@ -177,12 +177,12 @@ fn set_syn_retries(socket: &Socket, retries: libc::c_int) {
 }
 
 /// Two connect one socket. Who began it gives up and ends the attempt; the other, which has no limit, goes
-/// on with another.
+/// on with another, and parks as for the first.
 #[test]
 fn who_waits_for_an_attempt_that_another_has_ended_begins_anew() {
-    on_runtimes(
+    on_watched_runtimes(
         |builder| builder,
-        |host| {
+        |host, runtime| {
             let (listener, address, waiting) = full_listener();
             let socket = Arc::new(tcp());
             let began = {
@@ -198,6 +198,8 @@ fn who_waits_for_an_attempt_that_another_has_ended_begins_anew() {
                 host.spawn(move || connect(&socket, address))
             };
             assert_eq!(began.join().unwrap(), libc::ETIMEDOUT);
+            eventually("another attempt is under way", || state(&socket) == 2);
+            eventually("who waits for it has parked", || runtime.statistics().waiting == 1);
             for _ in &waiting {
                 listener.accept().unwrap();
             }

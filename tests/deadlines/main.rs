@@ -29,6 +29,14 @@ const MS: Duration = Duration::from_millis(1);
 /// Runs `body` on a fiber of runtimes with 1, 2 and 4 workers, as `choose` has them made. Limits are
 /// refused where fibers are OS threads.
 fn on_runtimes(choose: impl Fn(RuntimeBuilder) -> RuntimeBuilder, body: impl Fn(Host) + Sync) {
+    on_watched_runtimes(choose, |host, _| body(host));
+}
+
+/// As [`on_runtimes`], for a body that asks its runtime what its fibers are doing.
+fn on_watched_runtimes(
+    choose: impl Fn(RuntimeBuilder) -> RuntimeBuilder,
+    body: impl Fn(Host, &Runtime) + Sync,
+) {
     if sleave::identity().is_err() {
         return;
     }
@@ -37,7 +45,7 @@ fn on_runtimes(choose: impl Fn(RuntimeBuilder) -> RuntimeBuilder, body: impl Fn(
             let host = Host::Fibers { workers };
             let _watchdog = Watchdog::over(host, PATIENCE);
             let runtime = choose(Runtime::builder().workers(workers)).build().expect("a runtime");
-            runtime.run(|| body(host));
+            runtime.run(|| body(host, &runtime));
             runtime.stop();
         }
     });
