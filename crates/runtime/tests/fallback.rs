@@ -2,11 +2,13 @@
 //!
 //! One test, in a process of its own: it sets the environment that all of the process goes by.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sleave_runtime::{Builder, Runtime, current, interpose, park, park_timeout, worker};
+use sleave_runtime::{set_connect_timeout, set_wait_timeout};
 
 #[test]
 fn a_thread_that_stands_for_a_fiber_parks_and_is_counted() {
@@ -45,6 +47,17 @@ fn a_thread_that_stands_for_a_fiber_parks_and_is_counted() {
             assert!(begun.elapsed() >= asked);
             assert!(!interpose::set(false), "there is nothing to switch");
             assert!(!interpose::set(true));
+            // Nobody would keep such a limit. That there is none is true.
+            let refused = |e: std::io::Error| assert_eq!(e.kind(), ErrorKind::Unsupported);
+            refused(set_wait_timeout(asked).unwrap_err());
+            refused(set_connect_timeout(asked).unwrap_err());
+            refused(Builder::new().wait_timeout(asked).spawn(|| ()).unwrap_err());
+            refused(Builder::new().connect_timeout(asked).spawn(|| ()).unwrap_err());
+            refused(Runtime::builder().wait_timeout(asked).build().unwrap_err());
+            refused(Runtime::builder().connect_timeout(asked).build().unwrap_err());
+            assert_eq!(set_wait_timeout(None).unwrap(), None);
+            let unlimited = Builder::new().wait_timeout(None).connect_timeout(Duration::MAX);
+            unlimited.spawn(|| ()).unwrap().join().unwrap();
         })
         .join()
         .unwrap();
