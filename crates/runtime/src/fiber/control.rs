@@ -43,6 +43,8 @@ pub(crate) struct Control {
 }
 
 const _: () = assert!(std::mem::offset_of!(Control, wait) == 64);
+/// What a wait looks at.
+const _: () = assert!(std::mem::offset_of!(Control, timeouts) + size_of::<Timeouts>() <= 128);
 
 impl Control {
     /// The processor that runs this fiber.
