@@ -6,11 +6,15 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::scale::args::Scale;
+
 const EXAMPLES: &str = "\
 Examples:
   sleave demo                          10,000 connections on threads, then on fibers
   sleave demo --connections 500 --seconds 2 --workers 1
   sleave demo --json | jq .requests_per_second
+  sleave scale connections             as many as this machine lets, over several processes
+  sleave scale fibers                  a million parked in one process
   sleave echo --listen 127.0.0.1:7000  then, elsewhere: nc 127.0.0.1 7000";
 
 /// Fibers that are threads: ordinary blocking code, many thousands at once on a few OS threads.
@@ -45,12 +49,20 @@ Examples:
     /// Sends back whatever it receives, on each connection. The first line of the standard output is
     /// `listening on ADDR`. Ctrl-C (or SIGTERM) stops it cleanly: what has been received is answered, the
     /// connections end, and the last line says how many were served. A second Ctrl-C ends it at once.
+    ///
+    /// A process may hold as many connections as open files (`ulimit -Hn`). For more, let several processes share the
+    /// address: the kernel gives each new connection to one of them by a hash, so their shares are even on average only.
     #[command(after_help = "\
 Examples:
   sleave echo --listen 127.0.0.1:7000
   sleave echo --listen 127.0.0.1:0 --workers 4     on any free port
-  sleave echo --listen [::1]:7000 --mode threads   the same server on OS threads")]
+  sleave echo --listen [::1]:7000 --mode threads   the same server on OS threads
+  sleave echo --listen 127.0.0.1:7000 --processes 4
+      four processes behind one address; one that dies is reported, the stop reaches all")]
     Echo(Echo),
+    /// Show how many connections, or fibers, there can be at once
+    #[command(subcommand)]
+    Scale(Scale),
 }
 
 /// Options of `demo`.
@@ -86,10 +98,17 @@ pub struct Echo {
     /// What serves a connection
     #[arg(long, value_enum, default_value_t = Mode::Fibers)]
     pub mode: Mode,
-    /// Worker threads of the fibers (without meaning for threads)
+    /// Worker threads of the fibers of one process (without meaning for threads)
     #[arg(long, value_name = "W", default_value = "2", value_parser = workers)]
     #[arg(allow_negative_numbers = true)]
     pub workers: usize,
+    /// Server processes that share the address by SO_REUSEPORT, for more connections than one process may have files
+    #[arg(long, value_name = "N", default_value = "1", value_parser = processes)]
+    #[arg(allow_negative_numbers = true)]
+    pub processes: usize,
+    /// Share the address with other processes of this user that ask for it, too (SO_REUSEPORT)
+    #[arg(long)]
+    pub reuse_port: bool,
 }
 
 /// What serves a connection.
@@ -112,19 +131,23 @@ impl Mode {
     }
 }
 
-fn connections(text: &str) -> Result<usize, String> {
+pub fn connections(text: &str) -> Result<usize, String> {
     whole(text, 1, 1_000_000, "connections")
 }
 
-fn workers(text: &str) -> Result<usize, String> {
+pub fn processes(text: &str) -> Result<usize, String> {
+    whole(text, 1, 1000, "processes")
+}
+
+pub fn workers(text: &str) -> Result<usize, String> {
     whole(text, 1, 256, "worker threads")
 }
 
-fn payload(text: &str) -> Result<usize, String> {
+pub fn payload(text: &str) -> Result<usize, String> {
     whole(text, 1, 1 << 20, "bytes")
 }
 
-fn whole(text: &str, least: usize, most: usize, what: &str) -> Result<usize, String> {
+pub fn whole(text: &str, least: usize, most: usize, what: &str) -> Result<usize, String> {
     // Wide and signed, so that -5 and a number of twenty digits are numbers out of range, not riddles.
     let number: i128 = text.parse().map_err(|_| format!("expected a whole number of {what}"))?;
     usize::try_from(number)

@@ -17,27 +17,24 @@
 //! On threads, a server that cannot start another one has met the machine's limit, and the run goes on with what
 //! stands. On fibers the same would be a fault and counts as an error.
 
-use std::io::{self, Write};
+use std::io;
 use std::process::Command;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use crate::args::{Demo, Mode};
+use crate::console::{bar, print, say};
 use crate::load::{self, Load, Outcome, Plan};
 use crate::report::{self, Row, grouped};
 use crate::server::Server;
 use crate::{limits, process};
-
-/// Descriptors that a process needs beside its connections: standard streams, epoll, libraries.
-const RESERVED_FILES: u64 = 64;
 
 /// `sleave demo`. Says whether all went without an error.
 pub fn run(arguments: &Demo) -> io::Result<bool> {
     let files = limits::raise_open_files()?;
     say(&files.to_string());
     let mut arguments = arguments.clone();
-    let most = usize::try_from(files.now.saturating_sub(RESERVED_FILES)).unwrap_or(usize::MAX);
+    let most =
+        usize::try_from(files.now.saturating_sub(limits::RESERVED_FILES)).unwrap_or(usize::MAX);
     if most == 0 {
         return Err(io::Error::other("the limit of open files leaves no room for a connection"));
     }
@@ -74,13 +71,15 @@ fn show(mode: Mode, arguments: &Demo) -> io::Result<Row> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["echo", "--listen", "127.0.0.1:0", "--mode", name]);
     command.args(["--workers", &arguments.workers.to_string()]);
-    let server = Server::start(&mut command)?;
+    let mut server = Server::start(&mut command)?;
     let before = process::memory(server.pid())?;
     let mut errors = 0;
 
     let plan = Plan {
         server: server.address(),
         connections: arguments.connections,
+        first: 0,
+        window: load::WINDOW,
         payload: arguments.payload,
         patience: load::PATIENCE,
     };
@@ -88,7 +87,9 @@ fn show(mode: Mode, arguments: &Demo) -> io::Result<Row> {
     let (mut load, refusal) = Load::open(plan, &mut |opened| bar.set_position(opened as u64))?;
     bar.finish_and_clear();
     let connections = load.connections();
-    relay(name, &server);
+    for line in server.complaints()? {
+        say(&format!("{name} server: {line}"));
+    }
     if let Some(refusal) = refusal {
         say(&format!(
             "{name}: {} connections, not {}: {}",
@@ -130,9 +131,11 @@ fn show(mode: Mode, arguments: &Demo) -> io::Result<Row> {
         mode,
         connections,
         os_threads,
-        requests_per_second: tenths(outcome.replies_in_time as f64 / outcome.elapsed.as_secs_f64()),
-        p50_us: tenths(microseconds(outcome.latency.value_at_quantile(0.50))),
-        p99_us: tenths(microseconds(outcome.latency.value_at_quantile(0.99))),
+        requests_per_second: report::tenths(
+            outcome.replies_in_time as f64 / outcome.elapsed.as_secs_f64(),
+        ),
+        p50_us: report::tenths(microseconds(outcome.latency.value_at_quantile(0.50))),
+        p99_us: report::tenths(microseconds(outcome.latency.value_at_quantile(0.99))),
         bytes_per_connection: memory.total().saturating_sub(before.total())
             / connections.max(1) as u64,
         errors,
@@ -140,7 +143,7 @@ fn show(mode: Mode, arguments: &Demo) -> io::Result<Row> {
         workers: arguments.workers,
         payload_bytes: arguments.payload,
         requests: outcome.replies,
-        seconds: tenths(outcome.elapsed.as_secs_f64()),
+        seconds: report::tenths(outcome.elapsed.as_secs_f64()),
     })
 }
 
@@ -159,39 +162,4 @@ fn keep_busy(
     });
     bar.finish_and_clear();
     outcome
-}
-
-/// Passes on what the server says.
-fn relay(name: &str, server: &Server) {
-    for line in server.complaints() {
-        say(&format!("{name} server: {line}"));
-    }
-}
-
-/// A bar on standard error; where that is no terminal it draws nothing, and the label stands as a line.
-fn bar(length: u64, label: &str) -> ProgressBar {
-    let bar = ProgressBar::new(length);
-    bar.set_style(
-        ProgressStyle::with_template("{bar:30} {percent:>3} %  {msg}").expect("a valid template"),
-    );
-    bar.set_message(label.to_owned());
-    if bar.is_hidden() {
-        say(label);
-    }
-    bar
-}
-
-/// One digit behind the point: more would pretend to a precision that the clock does not have.
-fn tenths(number: f64) -> f64 {
-    (number * 10.0).round() / 10.0
-}
-
-/// A remark for the person who watches. The results alone go to standard output.
-fn say(line: &str) {
-    // A closed standard error is no reason to stop.
-    let _ = writeln!(io::stderr(), "{line}");
-}
-
-fn print(line: &str) -> io::Result<()> {
-    writeln!(io::stdout(), "{line}")
 }

@@ -8,6 +8,9 @@
 //!                          └─ fibers:  accept loop on a fiber of a runtime with W workers, a fiber per connection
 //!   accept fails, a signal has come ─▶ end the open connections ─▶ all have left ─▶ closing line
 //! ```
+//!
+//! One process serves as many connections as it may have open files. More need more processes: with
+//! `--reuse-port` any number of them share an address, with `--processes` a supervisor starts them.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -16,7 +19,8 @@ use std::time::Duration;
 
 use crate::args::{Echo, Mode};
 use crate::connections::Connections;
-use crate::{limits, signals};
+use crate::console::print;
+use crate::{fleet, limits, signals, supervisor};
 
 /// Bytes that go to and fro at once. The buffer lies on the connection's stack and so is most of its memory: small
 /// keeps a connection within the page or two that any stack has touched anyway.
@@ -50,17 +54,25 @@ impl Mode {
     }
 }
 
-/// `sleave echo`: serves until a signal comes.
-pub fn run(arguments: &Echo) -> io::Result<()> {
+/// `sleave echo`: serves until a signal comes. Says whether all went well.
+pub fn run(arguments: &Echo) -> io::Result<bool> {
+    if arguments.processes > 1 {
+        return supervisor::run(arguments);
+    }
     eprintln!("{}", limits::raise_open_files()?);
-    let listener = TcpListener::bind(&arguments.listen).map_err(|error| {
+    let listener = if arguments.reuse_port {
+        fleet::listen(&*arguments.listen)
+    } else {
+        TcpListener::bind(&arguments.listen)
+    };
+    let listener = listener.map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {}: {error}", arguments.listen))
     })?;
     // One socket per process, and a signal handler that may look at it at any time: it is never closed.
     let listener: &'static TcpListener = Box::leak(Box::new(listener));
     signals::stop_on_signal(listener)?;
     // The line comes after the handlers are in place: whoever has read it may stop us.
-    print_line(&format!("listening on {}", listener.local_addr()?))?;
+    print(&format!("listening on {}", listener.local_addr()?))?;
 
     let served = match arguments.mode {
         Mode::Threads => accept_until_stopped(listener, Mode::Threads),
@@ -74,7 +86,8 @@ pub fn run(arguments: &Echo) -> io::Result<()> {
             served
         }
     }?;
-    print_line(&format!("stopped: {served} connections served"))
+    print(&format!("stopped: {served} connections served"))?;
+    Ok(true)
 }
 
 /// Accepts, and lets each connection be served, until a signal has come and the last connection has ended.
@@ -85,7 +98,7 @@ fn accept_until_stopped(listener: &TcpListener, mode: Mode) -> io::Result<u64> {
         Mode::Threads => limits::thread_allowance(),
         Mode::Fibers => usize::MAX,
     };
-    let (mut served, mut refused) = (0, 0_u64);
+    let (mut served, mut refused, mut lacked) = (0, 0_u64, false);
     let end = loop {
         match listener.accept() {
             Ok((stream, _)) => match start(mode, ceiling, &connections, stream) {
@@ -100,7 +113,16 @@ fn accept_until_stopped(listener: &TcpListener, mode: Mode) -> io::Result<u64> {
             },
             Err(_) if signals::stopping() => break Ok(served),
             Err(error) if is_of_the_client(&error) => {}
-            Err(error) if is_lack_of_room(&error) => connections.wait_for_a_departure(PAUSE),
+            Err(error) if is_lack_of_room(&error) => {
+                if !lacked {
+                    let open = connections.open();
+                    eprintln!(
+                        "no room after {open} connections: {error}; the next waits until one ends"
+                    );
+                    lacked = true;
+                }
+                connections.wait_for_a_departure(PAUSE);
+            }
             Err(error) => break Err(error),
         }
     };
@@ -133,13 +155,6 @@ fn is_of_the_client(error: &io::Error) -> bool {
 /// Failures of accept(2) that pass when another connection ends.
 fn is_lack_of_room(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
-}
-
-/// Prints a line at once: a program may be reading it through a pipe.
-fn print_line(line: &str) -> io::Result<()> {
-    let mut output = io::stdout().lock();
-    writeln!(output, "{line}")?;
-    output.flush()
 }
 
 #[cfg(test)]

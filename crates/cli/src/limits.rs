@@ -12,6 +12,8 @@
 
 use std::{fmt, fs, io};
 
+/// Descriptors that a process needs beside its connections: standard streams, epoll, libraries.
+pub const RESERVED_FILES: u64 = 64;
 /// Mappings that one thread of a Rust program adds.
 const MAPPINGS_PER_THREAD: usize = 4;
 /// Mappings left to everything else (malloc's arenas are the larger part).

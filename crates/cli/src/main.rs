@@ -11,15 +11,20 @@
 //! 2 a command line that makes no sense.
 
 mod args;
+mod children;
 mod connections;
+mod console;
 mod demo;
 mod echo;
+mod fleet;
 mod limits;
 mod load;
 mod process;
 mod report;
+mod scale;
 mod server;
 mod signals;
+mod supervisor;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -29,11 +34,16 @@ use clap::Parser;
 fn main() -> ExitCode {
     let done = match args::Arguments::parse().command {
         args::Command::Demo(arguments) => demo::run(&arguments),
-        args::Command::Echo(arguments) => echo::run(&arguments).map(|()| true),
+        args::Command::Echo(arguments) => echo::run(&arguments),
+        args::Command::Scale(arguments) => scale::run(&arguments),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // Ctrl-C; what a shell reports for a program that SIGINT ended.
+        Err(error) if error.kind() == ErrorKind::Interrupted => {
+            ExitCode::from(signals::INTERRUPTED)
+        }
         // Who reads our output has seen enough: `sleave demo | head -1`.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::FAILURE,
         Err(error) => {

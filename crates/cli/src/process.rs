@@ -1,4 +1,4 @@
-//! What the kernel says of a process: memory, threads, processor time.
+//! What the kernel says of a process: memory, threads, open files, processor time.
 //!
 //! Memory is what the process has resident (`VmRSS`) *and* its page tables (`VmPTE`): a stack of which one page is
 //! touched may need a page of page table besides, and a count that leaves it out flatters large sparse stacks.
@@ -8,7 +8,7 @@
 //! Processor time is exact although shown in ticks of 10 ms: Linux scales user and system time to the scheduler's
 //! own sum of nanoseconds.
 //!
-//! Sources: proc_pid_status(5), proc_pid_stat(5).
+//! Sources: proc_pid_status(5), proc_pid_stat(5), proc_pid_fd(5).
 
 use std::time::Duration;
 use std::{fs, io};
@@ -41,6 +41,11 @@ pub fn threads(pid: u32) -> io::Result<u64> {
     field(&status(pid)?, "Threads:")
 }
 
+/// The number of open files of process `pid`, which must be one of this user.
+pub fn open_files(pid: u32) -> io::Result<u64> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64)
+}
+
 /// User and system time that process `pid` has used, all its threads together.
 pub fn cpu_time(pid: u32) -> io::Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
@@ -62,7 +67,7 @@ fn status(pid: u32) -> io::Result<String> {
 }
 
 /// The number that stands behind `name` in the text of a status file.
-fn field(status: &str, name: &str) -> io::Result<u64> {
+pub fn field(status: &str, name: &str) -> io::Result<u64> {
     status
         .lines()
         .find_map(|line| line.strip_prefix(name))

@@ -79,8 +79,24 @@ pub fn table(rows: &[Row]) -> String {
     table.to_string()
 }
 
+/// One digit behind the point: more would pretend to a precision that the clock does not have.
+pub fn tenths(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+/// A number of bytes, in the unit that reads best.
+pub fn bytes(bytes: u64) -> String {
+    let bytes = bytes as f64;
+    match bytes {
+        below if below < 1024.0 => format!("{below:.0} B"),
+        below if below < 1048576.0 => format!("{:.1} KiB", below / 1024.0),
+        below if below < 1073741824.0 => format!("{:.1} MiB", below / 1048576.0),
+        above => format!("{:.1} GiB", above / 1073741824.0),
+    }
+}
+
 /// A duration given in microseconds, in the unit that reads best.
-fn time(microseconds: f64) -> String {
+pub fn time(microseconds: f64) -> String {
     match microseconds {
         below if below < 10.0 => format!("{below:.2} µs"),
         below if below < 1_000.0 => format!("{below:.0} µs"),
@@ -105,12 +121,25 @@ pub fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{grouped, time};
+    use super::{bytes, grouped, time};
 
     #[test]
     fn thousands_are_set_apart() {
         for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
             assert_eq!(grouped(number), text);
+        }
+    }
+
+    #[test]
+    fn bytes_take_the_unit_that_reads_best() {
+        for (number, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (9_216, "9.0 KiB"),
+            (3 << 20, "3.0 MiB"),
+            (9 << 29, "4.5 GiB"),
+        ] {
+            assert_eq!(bytes(number), text);
         }
     }
 

@@ -22,7 +22,7 @@ static LISTENER: AtomicI32 = AtomicI32::new(-1);
 /// Signals so far.
 static SIGNALS: AtomicU32 = AtomicU32::new(0);
 /// What a shell reports for a program that SIGINT ended.
-const INTERRUPTED: usize = 128 + libc::SIGINT as usize;
+pub const INTERRUPTED: u8 = 128 + libc::SIGINT as u8;
 
 /// Lets SIGINT and SIGTERM stop the accepting on `listener`, which stays open for good.
 pub fn stop_on_signal(listener: &'static TcpListener) -> io::Result<()> {
@@ -58,7 +58,7 @@ extern "C" fn on_signal(_: libc::c_int) {
         if earlier == 0 {
             let _ = syscall!(Sysno::shutdown, listener, libc::SHUT_RDWR);
         } else {
-            let _ = syscall!(Sysno::exit_group, INTERRUPTED);
+            let _ = syscall!(Sysno::exit_group, usize::from(INTERRUPTED));
         }
     }
 }

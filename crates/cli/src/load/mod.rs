@@ -11,13 +11,14 @@
 //! spends one `write`, one `read` and a fraction of an `epoll_wait` per request.
 //!
 //! ```text
-//!  open()  ── at most WINDOW connections between connect and first checked reply ──▶ Load
+//!  open()  ── at most `window` connections between connect and first checked reply ──▶ Load
 //!  run()   ── every active connection: request ▶ reply ▶ request …   until the deadline
 //!             then only replies, until the last has come or the patience has passed (what is missing is an error)
+//!  round() ── every connection once: request ▶ reply, at most `window` of them at a time
 //! ```
 //!
 //! A connection counts as open only when its first exchange has come back. That is what notices a server that
-//! accepts but cannot serve, and it bounds the server's accept queue: no more than WINDOW can be in it
+//! accepts but cannot serve, and it bounds the server's accept queue: no more than the window can be in it
 //! (std asks for 128, `net.core.somaxconn` may allow less).
 //!
 //! Sources: epoll(7), listen(2); Schroeder, Wierman, Harchol-Balter: *Open Versus Closed* (NSDI 2006).
@@ -34,8 +35,8 @@ use mio::{Events, Interest, Poll, Token};
 
 use connection::{Connection, Step};
 
-/// Connections on their way at any time.
-const WINDOW: usize = 64;
+/// Connections on their way at any time, where one process makes all the load.
+pub const WINDOW: usize = 64;
 /// Attempts per connection where the kernel says "not now".
 const ATTEMPTS: u32 = 5;
 /// How often the caller hears of progress.
@@ -50,6 +51,11 @@ pub struct Plan {
     pub server: SocketAddr,
     /// Connections to open.
     pub connections: usize,
+    /// The number of the first. Where several processes share the load, each has numbers of its own: they set the
+    /// payloads apart and choose the source addresses.
+    pub first: usize,
+    /// Connections on their way at any time.
+    pub window: usize,
     /// Bytes of each request.
     pub payload: usize,
     /// How long nothing at all may happen while connecting, and how long the last replies may take.
@@ -135,10 +141,10 @@ impl Load {
         let (mut last_success, mut last_tick) = (Instant::now(), Instant::now());
         loop {
             while refusal.is_none()
-                && underway < WINDOW
+                && underway < plan.window
                 && self.connections.len() < plan.connections
             {
-                match self.start_one(plan.server) {
+                match self.start_one(plan) {
                     Ok(()) => underway += 1,
                     Err(error) => refusal = Some(Refusal { reason: error.to_string() }),
                 }
@@ -188,11 +194,11 @@ impl Load {
     }
 
     /// Begins one more connection and registers it.
-    fn start_one(&mut self, server: SocketAddr) -> io::Result<()> {
+    fn start_one(&mut self, plan: Plan) -> io::Result<()> {
         let position = self.connections.len();
         let mut attempt = 1;
         let mut connection = loop {
-            match Connection::open(server, position) {
+            match Connection::open(plan.server, plan.first + position) {
                 Ok(connection) => break connection,
                 Err(error) if attempt < ATTEMPTS && is_transient(&error) => {
                     attempt += 1;
@@ -229,41 +235,78 @@ impl Load {
         while tally.outstanding > 0 && now < deadline + self.patience {
             // Up to the deadline no longer than to it, so that its passing is seen at once.
             let left = if now < deadline { deadline - now } else { TICK };
-            wait(&mut self.poll, &mut self.events, left.min(TICK))?;
-            for event in &self.events {
-                let slot = &mut self.connections[event.token().0];
-                let Some(connection) = slot else { continue };
-                let was_outstanding = connection.is_outstanding();
-                match connection.advance(now, self.payload, &mut self.scratch) {
-                    Ok(Step::Pending) => {}
-                    Ok(Step::Replied) => {
-                        // One look at the clock per request: it ends this one and begins the next.
-                        now = Instant::now();
-                        tally.replied(now - connection.started(), now < deadline);
-                        if now < deadline {
-                            tally.send(slot, now, self.payload, &mut self.scratch);
-                        }
-                    }
-                    Err(error) => {
-                        *slot = None;
-                        tally.outstanding -= u64::from(was_outstanding);
-                        tally.error(error.to_string());
-                    }
-                }
-            }
+            self.turn(&mut tally, deadline, left.min(TICK))?;
             now = Instant::now();
             if now - last_tick >= TICK {
                 progress(now - begin, tally.in_time);
                 last_tick = now;
             }
         }
-        if tally.outstanding > 0 {
-            let missing =
-                format!("{} replies missing {:?} after the end", tally.outstanding, self.patience);
-            tally.errors += tally.outstanding - 1;
-            tally.error(missing);
-        }
+        tally.miss(self.patience);
         Ok(tally.outcome(duration.min(now - begin)))
+    }
+
+    /// One request and its reply on each connection, at most `window` of them at a time: proof that every one is
+    /// alive. The replies count as late ones, since no time was asked for.
+    pub fn round(&mut self, window: usize, progress: &mut dyn FnMut(u64)) -> io::Result<Outcome> {
+        let begin = Instant::now();
+        let mut tally = Tally::new();
+        let (mut at, mut last_reply, mut last_tick) = (0, begin, begin);
+        loop {
+            while at < self.connections.len() && tally.outstanding < window as u64 {
+                let slot = &mut self.connections[at];
+                // One that has failed meanwhile has been counted as an error.
+                tally.send(slot, Instant::now(), self.payload, &mut self.scratch);
+                at += 1;
+            }
+            let now = Instant::now();
+            if tally.outstanding == 0 || now - last_reply >= self.patience {
+                progress(tally.late);
+                // Those that were not asked because so many others owe a reply have not shown that they are alive.
+                tally.outstanding += self.connections[at..].iter().flatten().count() as u64;
+                tally.miss(self.patience);
+                return Ok(tally.outcome(now - begin));
+            }
+            let before = tally.late;
+            // The deadline has passed: nobody sends again by itself.
+            self.turn(&mut tally, begin, TICK)?;
+            if tally.late > before {
+                last_reply = Instant::now();
+            }
+            if now - last_tick >= TICK {
+                progress(tally.late);
+                last_tick = now;
+            }
+        }
+    }
+
+    /// Waits for events, at most `timeout`, and deals with each. A connection whose reply has come before `deadline`
+    /// sends its next request.
+    fn turn(&mut self, tally: &mut Tally, deadline: Instant, timeout: Duration) -> io::Result<()> {
+        wait(&mut self.poll, &mut self.events, timeout)?;
+        let mut now = Instant::now();
+        for event in &self.events {
+            let slot = &mut self.connections[event.token().0];
+            let Some(connection) = slot else { continue };
+            let was_outstanding = connection.is_outstanding();
+            match connection.advance(now, self.payload, &mut self.scratch) {
+                Ok(Step::Pending) => {}
+                Ok(Step::Replied) => {
+                    // One look at the clock per request: it ends this one and begins the next.
+                    now = Instant::now();
+                    tally.replied(now - connection.started(), now < deadline);
+                    if now < deadline {
+                        tally.send(slot, now, self.payload, &mut self.scratch);
+                    }
+                }
+                Err(error) => {
+                    *slot = None;
+                    tally.outstanding -= u64::from(was_outstanding);
+                    tally.error(error.to_string());
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -313,6 +356,16 @@ impl Tally {
         }
         // The late ones count here: to leave out the slowest would flatter the server.
         self.latency.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// What is still outstanding has been waited for long enough.
+    fn miss(&mut self, patience: Duration) {
+        if self.outstanding > 0 {
+            let missing =
+                format!("{} replies missing {patience:?} after the end", self.outstanding);
+            self.errors += self.outstanding - 1;
+            self.error(missing);
+        }
     }
 
     fn error(&mut self, reason: String) {

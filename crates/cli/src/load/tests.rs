@@ -38,7 +38,14 @@ fn server(
 }
 
 fn load(address: std::net::SocketAddr, patience: Duration) -> (Load, Option<Refusal>) {
-    let plan = Plan { server: address, connections: CONNECTIONS, payload: PAYLOAD, patience };
+    let plan = Plan {
+        server: address,
+        connections: CONNECTIONS,
+        first: 0,
+        window: super::WINDOW,
+        payload: PAYLOAD,
+        patience,
+    };
     Load::open(plan, &mut |_| {}).unwrap()
 }
 
@@ -176,4 +183,40 @@ fn a_server_that_takes_only_some_is_noticed_and_the_rest_runs() {
     let outcome = load.run(5, Duration::from_millis(100), &mut |_, _| {}).unwrap();
     assert_eq!(outcome.errors, 0, "{:?}", outcome.first_error);
     assert!(outcome.replies >= 5);
+}
+
+#[test]
+fn a_round_asks_every_connection_once_and_few_at_a_time() {
+    let asked = std::sync::Arc::new(std::sync::Mutex::new(vec![0; CONNECTIONS]));
+    let counting = std::sync::Arc::clone(&asked);
+    let count = move |connection: usize, _, _: &mut Vec<u8>| {
+        counting.lock().unwrap()[connection] += 1;
+        true
+    };
+    let (mut load, refusal) = load(server(count), LONG);
+    assert!(refusal.is_none(), "{refusal:?}");
+    let outcome = load.round(3, &mut |_| {}).unwrap();
+    assert_eq!((outcome.errors, outcome.replies), (0, CONNECTIONS as u64));
+    assert_eq!(outcome.latency.len(), CONNECTIONS as u64);
+    // The exchange that opened it, and the round.
+    assert_eq!(*asked.lock().unwrap(), [2; CONNECTIONS]);
+}
+
+#[test]
+fn a_round_finds_each_fault() {
+    // Dropped, changed and silent, one of each; the round goes on with the others.
+    let fault = |connection, request, bytes: &mut Vec<u8>| {
+        match (connection, request) {
+            (1, 1) => return false,
+            (4, 1) => bytes[0] ^= 1,
+            (6, 1) => loop {
+                thread::park();
+            },
+            _ => {}
+        }
+        true
+    };
+    let (mut load, _) = load(server(fault), SHORT);
+    let outcome = load.round(2, &mut |_| {}).unwrap();
+    assert_eq!((outcome.errors, outcome.replies), (3, CONNECTIONS as u64 - 3));
 }
