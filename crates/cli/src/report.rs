@@ -84,6 +84,11 @@ pub fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
+/// The same for what may be short: seconds to the millisecond.
+pub fn thousandths(number: f64) -> f64 {
+    (number * 1000.0).round() / 1000.0
+}
+
 /// A number of bytes, in the unit that reads best.
 pub fn bytes(bytes: u64) -> String {
     let bytes = bytes as f64;

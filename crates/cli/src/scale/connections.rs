@@ -37,7 +37,7 @@ use crate::children::{Children, Event};
 use crate::console::{bar, print, say};
 use crate::fleet::{self, Port};
 use crate::process::{self, Memory};
-use crate::report::{grouped, tenths};
+use crate::report::{grouped, tenths, thousandths};
 use crate::supervisor::Said;
 use crate::{limits, server};
 
@@ -73,9 +73,9 @@ pub fn run(arguments: &Connections) -> io::Result<bool> {
         least_of_a_server: shares().min().unwrap_or(0),
         most_of_a_server: shares().max().unwrap_or(0),
         errors: run.errors,
-        setup_seconds: tenths(setup.as_secs_f64()),
+        setup_seconds: thousandths(setup.as_secs_f64()),
         connections_per_second: tenths(run.opened as f64 / setup.as_secs_f64()),
-        round_seconds: tenths(round.as_secs_f64()),
+        round_seconds: thousandths(round.as_secs_f64()),
         exchanges_per_second: tenths(exchanged as f64 / round.as_secs_f64()),
         bytes_per_connection: each(memory.0.total(), memory.1.total()),
         resident_bytes_per_connection: each(memory.0.resident, memory.1.resident),

@@ -26,7 +26,7 @@ use super::plan::meminfo;
 use super::report::FibersReport;
 use crate::console::{bar, print, say};
 use crate::process;
-use crate::report::{bytes, grouped, tenths};
+use crate::report::{bytes, grouped, thousandths};
 
 /// What a fiber needs beside its two pages: heap block, handle, page tables of a small slot.
 const BESIDE_PAGES: u64 = 1 << 10;
@@ -163,12 +163,12 @@ pub fn run(arguments: &Fibers) -> io::Result<bool> {
         workers,
         os_threads,
         stack_bytes: stack,
-        create_seconds: create.as_secs_f64(),
-        wake_seconds: wake.as_secs_f64(),
+        create_seconds: thousandths(create.as_secs_f64()),
+        wake_seconds: thousandths(wake.as_secs_f64()),
         bytes_per_fiber: each(memory.total(), before.total()),
         resident_bytes_per_fiber: each(memory.resident, before.resident),
         page_table_bytes_per_fiber: each(memory.page_tables, before.page_tables),
-        idle_cpu_share: tenths(idle_cpu_share * 100.0) / 100.0,
+        idle_cpu_share: thousandths(idle_cpu_share),
     };
     print(&if json { report.json() } else { report.table() })?;
     Ok(errors == 0)

@@ -138,13 +138,14 @@ impl Plan {
             grouped(share),
         )];
 
-        let bounds = bounds(machine, wanted, room, share);
-        let shown: Vec<_> =
-            bounds.iter().map(|(most, why)| format!("{} by {why}", grouped(*most))).collect();
-        explained.push(format!("room for connections: {}", shown.join("; ")));
-        let Some((most, why)) = bounds.into_iter().min_by_key(|&(most, _)| most) else {
+        let mut bounds = bounds(machine, wanted, room, share);
+        bounds.sort_by_key(|&(most, _)| most);
+        let Some((most, why)) = bounds.first().cloned() else {
             return Err("nothing is known of this machine: is /proc mounted?".to_owned());
         };
+        explained.push("room for so many connections:".to_owned());
+        explained
+            .extend(bounds.iter().map(|(most, why)| format!("{:>13}  by {why}", grouped(*most))));
         let connections = match wanted.connections {
             Some(connections) if connections as u64 > most => {
                 return Err(format!(
