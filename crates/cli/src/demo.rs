@@ -79,7 +79,6 @@ fn show(mode: Mode, arguments: &Demo) -> io::Result<Row> {
         server: server.address(),
         connections: arguments.connections,
         first: 0,
-        window: load::WINDOW,
         payload: arguments.payload,
         patience: load::PATIENCE,
     };

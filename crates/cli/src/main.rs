@@ -1,14 +1,17 @@
 //! The `sleave` tool: the library at work, in one command.
 //!
 //! ```text
-//!  main ─┬─ demo ──▶ server ──▶ (a process) echo        args     the command line
-//!        │     ├───▶ load                               report   table, JSON
-//!        │     └───▶ process, limits, report
-//!        └─ echo ──▶ connections, signals, limits
+//!  main ─┬─ demo ──▶ server ──▶ (a process) echo        args      the command line
+//!        │     ├───▶ load                               report    table, JSON, numbers for people
+//!        │     └───▶ process, limits, report            console   results here, remarks there
+//!        ├─ echo ──▶ connections, signals, limits       children  processes that never outlive us
+//!        │     └───▶ supervisor ──▶ fleet ──▶ (processes) echo --reuse-port
+//!        └─ scale ─┬─ connections ─▶ fleet, (processes) client ─▶ load
+//!                  └─ fibers
 //! ```
 //!
 //! Exit codes: 0 all well, 1 something failed (an error in the demonstration, an address that cannot be had),
-//! 2 a command line that makes no sense.
+//! 2 a command line that makes no sense, 130 ended by Ctrl-C.
 
 mod args;
 mod children;

@@ -171,3 +171,108 @@ fn an_address_that_is_none_is_named() {
         assert!(output.stdout.is_empty());
     }
 }
+
+/// Three server processes behind one address, that address, and their process ids.
+fn three_processes() -> (Running, String, Vec<u32>) {
+    let server = Running::start(sleave(&["echo", "--listen", "127.0.0.1:0", "--processes", "3"]));
+    let line = server.line();
+    let address = line.strip_prefix("listening on ").unwrap().to_owned();
+    let pids = server.complaint("3 server processes: ");
+    let pids = pids.split_once(": ").unwrap().1.split(", ");
+    (server, address, pids.map(|pid| pid.parse().unwrap()).collect())
+}
+
+#[test]
+fn several_processes_serve_one_address_and_stop_together() {
+    let (server, address, pids) = three_processes();
+    assert_eq!(server.children().len(), 3);
+    let mut streams: Vec<_> = (0..60).map(|_| connect(&address)).collect();
+    for stream in &mut streams {
+        talk(stream, b"to whichever of them");
+    }
+    server.signal(libc::SIGINT);
+    for mut stream in streams {
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    }
+    let (status, output, complaint) = server.finish();
+    assert_eq!(status.code(), Some(0), "{complaint}");
+    assert_eq!(output, "stopped: 60 connections served\n", "{complaint}");
+    assert!(pids.into_iter().all(|pid| common::stat(pid).is_none()));
+}
+
+#[test]
+fn a_server_process_that_dies_is_reported_and_the_others_go_on() {
+    let (server, address, pids) = three_processes();
+    common::kill(pids[1], libc::SIGKILL);
+    let report = server.complaint("ended");
+    assert!(report.contains(&pids[1].to_string()) && report.contains("2 go on"), "{report}");
+    for _ in 0..20 {
+        talk(&mut connect(&address), b"still served");
+    }
+    server.signal(libc::SIGTERM);
+    let (status, output, _) = server.finish();
+    assert_eq!((status.code(), output.as_str()), (Some(1), "stopped: 20 connections served\n"));
+}
+
+#[test]
+fn without_a_server_process_there_is_nothing_to_supervise() {
+    let (server, _, pids) = three_processes();
+    for pid in pids {
+        common::kill(pid, libc::SIGKILL);
+    }
+    let (status, output, complaint) = server.finish();
+    assert_eq!((status.code(), output.as_str()), (Some(1), ""));
+    assert!(complaint.contains("no server process is left"), "{complaint}");
+}
+
+#[test]
+fn server_processes_end_with_a_supervisor_that_is_killed() {
+    let (server, address, pids) = three_processes();
+    let _open = connect(&address);
+    server.signal(libc::SIGKILL);
+    pids.into_iter().for_each(common::wait_for_the_end);
+}
+
+#[test]
+fn independent_servers_share_an_address_if_both_ask_for_it() {
+    let arguments = ["echo", "--reuse-port", "--listen"];
+    let start = |address| Running::start(sleave(&[&arguments[..], &[address]].concat()));
+    let first = start("127.0.0.1:0");
+    let line = first.line();
+    let address = line.strip_prefix("listening on ").unwrap();
+    let second = start(address);
+    assert_eq!(second.line(), line);
+    for _ in 0..40 {
+        talk(&mut connect(address), b"one of two");
+    }
+    let served: u64 = [first, second]
+        .into_iter()
+        .map(|server| {
+            server.signal(libc::SIGINT);
+            let (status, output, _) = server.finish();
+            assert_eq!(status.code(), Some(0));
+            output.split(' ').nth(1).unwrap().parse::<u64>().unwrap()
+        })
+        .sum();
+    assert_eq!(served, 40);
+}
+
+#[test]
+fn a_server_without_a_descriptor_left_says_so_once() {
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -n 40 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_sleave")]);
+    shell.args(["echo", "--listen", "127.0.0.1:0"]);
+    let server = Running::start(shell);
+    let line = server.line();
+    let address = line.strip_prefix("listening on ").unwrap();
+    let streams: Vec<_> = (0..50).map(|_| connect(address)).collect();
+    let complaint = server.complaint("no room after");
+    assert!(complaint.contains("Too many open files"), "{complaint}");
+    drop(streams);
+    // Room again.
+    talk(&mut connect(address), b"served after all");
+    server.signal(libc::SIGINT);
+    let (status, _, complaint) = server.finish();
+    assert_eq!(status.code(), Some(0));
+    assert!(!complaint.contains("no room"), "{complaint}");
+}

@@ -11,14 +11,14 @@
 //! spends one `write`, one `read` and a fraction of an `epoll_wait` per request.
 //!
 //! ```text
-//!  open()  ── at most `window` connections between connect and first checked reply ──▶ Load
+//!  open()  ── at most WINDOW connections between connect and first checked reply ──▶ Load
 //!  run()   ── every active connection: request ▶ reply ▶ request …   until the deadline
 //!             then only replies, until the last has come or the patience has passed (what is missing is an error)
 //!  round() ── every connection once: request ▶ reply, at most `window` of them at a time
 //! ```
 //!
 //! A connection counts as open only when its first exchange has come back. That is what notices a server that
-//! accepts but cannot serve, and it bounds the server's accept queue: no more than the window can be in it
+//! accepts but cannot serve, and it bounds the server's accept queue: no more than WINDOW can be in it
 //! (std asks for 128, `net.core.somaxconn` may allow less).
 //!
 //! Sources: epoll(7), listen(2); Schroeder, Wierman, Harchol-Balter: *Open Versus Closed* (NSDI 2006).
@@ -35,7 +35,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use connection::{Connection, Step};
 
-/// Connections on their way at any time, where one process makes all the load.
+/// Connections on their way at any time.
 pub const WINDOW: usize = 64;
 /// Attempts per connection where the kernel says "not now".
 const ATTEMPTS: u32 = 5;
@@ -54,8 +54,6 @@ pub struct Plan {
     /// The number of the first. Where several processes share the load, each has numbers of its own: they set the
     /// payloads apart and choose the source addresses.
     pub first: usize,
-    /// Connections on their way at any time.
-    pub window: usize,
     /// Bytes of each request.
     pub payload: usize,
     /// How long nothing at all may happen while connecting, and how long the last replies may take.
@@ -141,7 +139,7 @@ impl Load {
         let (mut last_success, mut last_tick) = (Instant::now(), Instant::now());
         loop {
             while refusal.is_none()
-                && underway < plan.window
+                && underway < WINDOW
                 && self.connections.len() < plan.connections
             {
                 match self.start_one(plan) {

@@ -38,14 +38,8 @@ fn server(
 }
 
 fn load(address: std::net::SocketAddr, patience: Duration) -> (Load, Option<Refusal>) {
-    let plan = Plan {
-        server: address,
-        connections: CONNECTIONS,
-        first: 0,
-        window: super::WINDOW,
-        payload: PAYLOAD,
-        patience,
-    };
+    let plan =
+        Plan { server: address, connections: CONNECTIONS, first: 0, payload: PAYLOAD, patience };
     Load::open(plan, &mut |_| {}).unwrap()
 }
 

@@ -66,7 +66,7 @@ pub struct Connections {
     #[arg(long, value_name = "BYTES", default_value = "64", value_parser = payload)]
     #[arg(allow_negative_numbers = true)]
     pub payload: usize,
-    /// Seconds to keep all open and silent before the last exchange, 0 to 3600
+    /// Seconds to keep all open and silent before the last exchange, 0 to 3600; a process that dies ends it
     #[arg(long, value_name = "S", default_value = "0", value_parser = hold)]
     #[arg(allow_negative_numbers = true)]
     pub hold: usize,
@@ -122,9 +122,6 @@ pub struct Client {
     /// The number of the first, over all clients
     #[arg(long)]
     pub first: usize,
-    /// Connections on their way at a time
-    #[arg(long)]
-    pub window: usize,
     /// Bytes of each request
     #[arg(long, value_parser = payload)]
     pub payload: usize,

@@ -17,10 +17,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::args::Client;
-use crate::load::{Load, Plan};
+use crate::load::{Load, Plan, WINDOW};
 use crate::{console, limits};
 
-/// How long a server may leave all of a client's connections without an answer: dozens of processes share the processors.
+/// How long the servers may leave a client without any answer: dozens of processes share the processors.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A line of standard output.
@@ -56,7 +56,6 @@ pub fn run(arguments: &Client) -> io::Result<bool> {
         server: arguments.server,
         connections: arguments.connections,
         first: arguments.first,
-        window: arguments.window,
         payload: arguments.payload,
         patience: PATIENCE,
     };
@@ -68,7 +67,7 @@ pub fn run(arguments: &Client) -> io::Result<bool> {
     tell(&Report::Open { connections: load.connections(), refusal })?;
     for line in io::stdin().lines() {
         line?;
-        let outcome = load.round(arguments.window, &mut |replies| {
+        let outcome = load.round(WINDOW, &mut |replies| {
             let _ = tell(&Report::Exchanged(replies));
         })?;
         let (replies, errors, first_error) = (outcome.replies, outcome.errors, outcome.first_error);

@@ -14,6 +14,8 @@
 //!   SIGINT                        ──▶  closing lines: their sum is the number of connections
 //! ```
 //!
+//! The clients take turns, a few at a time: on few processors fifty at once would mostly wait for each other.
+//!
 //! The last round is the proof: a connection that answers then has been alive since it was opened, for it is never
 //! opened again. The closing lines are a second witness of the number.
 //!
@@ -22,9 +24,10 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::num::NonZeroUsize;
 use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
-use std::{fs, ops};
+use std::{fs, ops, thread};
 
 use indicatif::ProgressBar;
 
@@ -172,27 +175,11 @@ impl Run {
         self.plan.servers..self.plan.servers + self.plan.clients
     }
 
-    /// Starts the clients; returns when each has opened its connections or given up.
+    /// Starts the clients, some at a time; returns when each has opened its connections or given up.
     fn open(&mut self) -> io::Result<()> {
-        let program = std::env::current_exe()?;
-        let mut first = 0;
-        for number in 0..self.plan.clients {
-            let mut command = Command::new(&program);
-            let connections = self.plan.of_client(number);
-            command.args(["scale", "client", "--server", &self.port.address().to_string()]);
-            for (option, value) in [
-                ("--connections", connections),
-                ("--first", first),
-                ("--window", self.plan.window()),
-                ("--payload", self.payload),
-            ] {
-                command.args([option, &value.to_string()]);
-            }
-            self.children.start(&mut command)?;
-            first += connections;
-        }
         let bar = bar(self.plan.connections as u64, "connecting");
-        self.opened = self.hear_all(&bar, &mut |report| match report {
+        let start = &mut Self::start_client;
+        self.opened = self.by_turns(&bar, start, &mut |report| match report {
             Report::Opened(count) => Heard::Progress(count as u64),
             Report::Open { connections, refusal } => Heard::Done(connections as u64, 0, refusal),
             _ => Heard::Nonsense,
@@ -205,7 +192,23 @@ impl Run {
         Ok(())
     }
 
-    /// Keeps all open and silent, and hears what happens meanwhile.
+    /// Starts client number `client`. They come in order, so that it is child number S + `client`.
+    fn start_client(&mut self, client: usize) -> io::Result<()> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["scale", "client", "--server", &self.port.address().to_string()]);
+        let first = (0..client).map(|earlier| self.plan.of_client(earlier)).sum();
+        for (option, value) in [
+            ("--connections", self.plan.of_client(client)),
+            ("--first", first),
+            ("--payload", self.payload),
+        ] {
+            command.args([option, &value.to_string()]);
+        }
+        self.children.start(&mut command).map(drop)
+    }
+
+    /// Keeps all open and silent, and hears what happens meanwhile. A process that ends ends the silence, too: there is
+    /// a fault to report.
     fn hold(&mut self, time: Duration) -> io::Result<()> {
         if time.is_zero() {
             return Ok(());
@@ -215,6 +218,10 @@ impl Run {
         while let Some(event) = self.children.next(deadline)? {
             match event {
                 Event::Line { .. } => {}
+                Event::Ended { child, status } => {
+                    self.ended(child, status, false);
+                    break;
+                }
                 other => self.remark(other)?,
             }
         }
@@ -223,12 +230,13 @@ impl Run {
 
     /// One exchange on each connection. Returns how many there were.
     fn round(&mut self) -> io::Result<u64> {
-        for client in self.clients() {
-            // Fails where the client has ended, which is an event of its own.
-            let _ = self.children.tell(client, "round");
-        }
         let bar = bar(self.opened, "an exchange on each");
-        self.hear_all(&bar, &mut |report| match report {
+        let ask = &mut |run: &mut Self, client| {
+            // Fails where the client has ended: that is an event of its own, or has been one.
+            let _ = run.children.tell(run.plan.servers + client, "round");
+            Ok(())
+        };
+        self.by_turns(&bar, ask, &mut |report| match report {
             Report::Exchanged(count) => Heard::Progress(count),
             Report::Round { replies, errors, first_error } => {
                 Heard::Done(replies, errors, first_error)
@@ -237,17 +245,30 @@ impl Run {
         })
     }
 
-    /// Hears all clients until each is done or has ended. Returns the sum of what they have achieved.
-    fn hear_all(
+    /// Lets every client do what `begin` begins, a few at a time: all at once would only wait for each other.
+    /// Returns the sum of what they have achieved.
+    fn by_turns(
         &mut self,
         bar: &ProgressBar,
+        begin: &mut dyn FnMut(&mut Self, usize) -> io::Result<()>,
         understand: &mut dyn FnMut(Report) -> Heard,
     ) -> io::Result<u64> {
         let first = self.plan.servers;
+        let at_a_time = 2 * thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let mut counts = vec![0; self.plan.clients];
-        let mut busy: Vec<bool> =
-            self.clients().map(|client| self.children.is_running(client)).collect();
-        while busy.contains(&true) {
+        let mut busy = vec![false; self.plan.clients];
+        let mut left = 0..self.plan.clients;
+        loop {
+            while busy.iter().filter(|&&busy| busy).count() < at_a_time
+                && let Some(client) = left.next()
+            {
+                begin(self, client)?;
+                busy[client] = self.children.is_running(first + client);
+            }
+            if !busy.contains(&true) {
+                bar.finish_and_clear();
+                return Ok(counts.iter().sum());
+            }
             let Some(event) = self.children.next(Instant::now() + PATIENCE)? else {
                 return Err(io::Error::other(format!("no client has said a word in {PATIENCE:?}")));
             };
@@ -282,8 +303,6 @@ impl Run {
                 other => self.remark(other)?,
             }
         }
-        bar.finish_and_clear();
-        Ok(counts.iter().sum())
     }
 
     /// Ends the clients, then the servers, and compares what these have served with what was opened.
@@ -329,7 +348,10 @@ impl Run {
     /// What may happen at any time.
     fn remark(&mut self, event: Event) -> io::Result<()> {
         match event {
-            Event::Signal => Err(io::ErrorKind::Interrupted.into()),
+            Event::Signal => {
+                say("interrupted: all processes are ended");
+                Err(io::ErrorKind::Interrupted.into())
+            }
             Event::Complaint { child, text } | Event::Line { child, text } => {
                 self.said.once(child, &text);
                 Ok(())

@@ -201,28 +201,47 @@ fn until(count: &AtomicUsize, done: &mut dyn FnMut(usize) -> bool) -> io::Result
     }
 }
 
-/// Refuses what would not fit beside everything else; a tenth of the machine stays free.
+/// Says what the fibers need, and refuses what would not fit beside everything else.
 fn check_memory(fibers: u64) -> io::Result<()> {
     // SAFETY: sysconf(3) has no preconditions.
     let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
     let each = 2 * page + BESIDE_PAGES;
     let (available, all) = (meminfo("MemAvailable:")?, meminfo("MemTotal:")?);
-    let needed = fibers * each;
     say(&format!(
         "{} fibers need about {}, {} for each; available: {}",
         grouped(fibers),
-        bytes(needed),
+        bytes(fibers * each),
         bytes(each),
         bytes(available)
     ));
+    fit(fibers, each, available, all).map_err(io::Error::other)
+}
+
+/// Whether so many fit; a tenth of the machine stays free.
+fn fit(fibers: u64, each: u64, available: u64, all: u64) -> Result<(), String> {
     let room = available.saturating_sub(all / 10) / each;
-    if fibers > room {
-        return Err(io::Error::other(format!(
-            "no room for {} fibers: at most {}, if a tenth of the memory ({}) shall stay free",
-            grouped(fibers),
-            grouped(room),
-            bytes(all / 10)
-        )));
+    if fibers <= room {
+        return Ok(());
     }
-    Ok(())
+    Err(format!(
+        "no room for {} fibers: at most {}, if a tenth of the memory ({}) shall stay free",
+        grouped(fibers),
+        grouped(room),
+        bytes(all / 10)
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fit;
+
+    #[test]
+    fn more_than_the_memory_holds_is_refused_with_the_reason() {
+        let (each, available, all) = (10 << 10, 9 << 30, 20 << 30);
+        let most = (7 << 30) / (10 << 10);
+        assert_eq!(fit(most, each, available, all), Ok(()));
+        let refused = fit(most + 1, each, available, all).unwrap_err();
+        assert!(refused.contains("at most 734,003") && refused.contains("2.0 GiB"), "{refused}");
+        assert!(fit(1, each, all / 10, all).is_err());
+    }
 }

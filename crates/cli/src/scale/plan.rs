@@ -35,8 +35,6 @@ const MEMORY: u64 = 20 << 10;
 const OTHERS: u64 = 1_000;
 /// Threads of a server process beside its workers: the monitor, and a spare for a moment.
 const BESIDE_WORKERS: u64 = 2;
-/// Connections on their way at a time, over all clients.
-const UNDERWAY: usize = 1024;
 
 /// What the machine has left. `None`: the kernel does not tell, or sets no bound.
 #[derive(Clone, Debug)]
@@ -181,12 +179,6 @@ impl Plan {
     pub fn of_client(&self, client: usize) -> usize {
         let (even, rest) = (self.connections / self.clients, self.connections % self.clients);
         even + usize::from(client < rest)
-    }
-
-    /// How many each client has on their way at a time: all together few enough for the accept queues, and for memory
-    /// of which a socket takes a page while anything is in it.
-    pub fn window(&self) -> usize {
-        (UNDERWAY / self.clients).clamp(8, crate::load::WINDOW)
     }
 }
 

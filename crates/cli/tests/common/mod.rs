@@ -3,8 +3,8 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 /// Far beyond what a loaded machine needs: only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -42,11 +42,32 @@ impl Running {
         self.stdout.recv_timeout(PATIENCE).expect("a line of output in time")
     }
 
+    /// The next line of standard error that contains `words`.
+    pub fn complaint(&self, words: &str) -> String {
+        let mut before = Vec::new();
+        loop {
+            let Ok(line) = self.stderr.recv_timeout(PATIENCE) else {
+                panic!("no line with `{words}` in time, but {before:?}");
+            };
+            if line.contains(words) {
+                return line;
+            }
+            before.push(line);
+        }
+    }
+
     /// Sends `signal`.
     pub fn signal(&self, signal: i32) {
-        let pid = i32::try_from(self.child.id()).unwrap();
-        // SAFETY: kill(2) has no preconditions; the child is not reaped, so the number is its own.
-        assert_eq!(unsafe { libc::kill(pid, signal) }, 0);
+        kill(self.child.id(), signal);
+    }
+
+    /// The processes that it has started and not waited for.
+    pub fn children(&self) -> Vec<u32> {
+        let processes = fs::read_dir("/proc").expect("read /proc");
+        processes
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(|&pid| stat(pid).is_some_and(|(_, parent)| parent == self.child.id()))
+            .collect()
     }
 
     /// Waits for the end; returns the exit status and the rest of both outputs.
@@ -64,6 +85,29 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends `signal` to a process that the caller knows to be there.
+pub fn kill(pid: u32, signal: i32) {
+    // SAFETY: kill(2) has no preconditions. The process is not reaped, so the number is its own.
+    assert_eq!(unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) }, 0);
+}
+
+/// Waits until `pid` has ended. Whether its parent has waited for it does not matter.
+pub fn wait_for_the_end(pid: u32) {
+    let begin = Instant::now();
+    while stat(pid).is_some_and(|(state, _)| state != 'Z') {
+        assert!(begin.elapsed() < PATIENCE, "process {pid} lives on");
+        thread::yield_now();
+    }
+}
+
+/// State and parent of a process, if there is one of that number. Source: proc_pid_stat(5).
+pub fn stat(pid: u32) -> Option<(char, u32)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before may hold spaces and parentheses.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
 /// Runs `command` to its end.
