@@ -13,6 +13,7 @@
 //! | [`scheduler`] | processors, workers, who runs when |
 //! | `runtime`, `spawn`, `scope`, `timer` | what a program calls |
 //! | [`interpose`] | what the interposed C library asks |
+//! | `trace` | a line on standard error for everything that happens to a fiber; a feature |
 //!
 //! (`fiber`, `wait` and `scheduler` know each other's types: a control block names its processor,
 //! a wait ends in a queue. The order is that of understanding.)
@@ -33,6 +34,7 @@ mod scope;
 mod spawn;
 mod sync;
 mod timer;
+mod trace;
 
 pub use fiber::{Fiber, FiberId, NoFibers};
 pub use reactor::event;

@@ -11,6 +11,7 @@ use sleave_context::lock::Lock;
 use crate::fiber::{NoFibers, Watcher, current, space, watch};
 use crate::scheduler::{Alarm, Caller, Core, Options, Statistics, enter_as_worker, setxid};
 use crate::spawn::{Builder, JoinHandle};
+use crate::trace;
 use crate::wait::{Deadline, Timeouts, Wishes};
 
 /// A set of workers, and the fibers spawned on it.
@@ -152,6 +153,7 @@ impl RuntimeBuilder {
     /// `Unsupported` for a timeout where fibers are OS threads; else what epoll_create1(2),
     /// eventfd(2) and timerfd_create(2) say.
     pub fn build(self) -> io::Result<Runtime> {
+        trace::configure()?;
         let workers = match self.workers {
             Some(workers) => workers,
             None => match setting("SLEAVE_WORKERS")? {

@@ -12,6 +12,7 @@ use crate::fiber::{Fiber, Watcher, in_fiber};
 use crate::kernel;
 use crate::runtime::here;
 use crate::spawn::{Builder, Spawned};
+use crate::trace::{self, Why};
 use crate::wait::{Deadline, futex};
 
 /// A scope in which fibers are spawned; see [`scope`].
@@ -47,6 +48,7 @@ impl Count {
                 return;
             }
             if in_fiber() {
+                let _why = trace::because(Why::Join);
                 // SAFETY: the word lives as long as `self`; the caller is a fiber.
                 unsafe { futex::wait(&self.running, seen, u32::MAX, Deadline::NEVER) };
             } else {

@@ -53,6 +53,7 @@
 //! | `SLEAVE_WORKERS` | workers of the default runtime; else the CPUs the process may use |
 //! | `SLEAVE_STACK` | bytes of a fiber's stack, with an optional `K` or `M`; else a 256 KiB slot |
 //! | `SLEAVE_IDENTITY` | `threads`: every fiber is an OS thread |
+//! | `SLEAVE_TRACE` | with the feature `trace`, 1: a line on standard error for each event of a fiber |
 
 // The interposed C library: naming the crate is what links it.
 #[cfg(feature = "interpose")]

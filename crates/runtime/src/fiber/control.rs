@@ -13,6 +13,7 @@ use sleave_context::stack::Slot;
 use super::{Header, Runnable};
 use crate::identity::thread_pointer;
 use crate::scheduler::Processor;
+use crate::trace::OfFiber;
 use crate::wait::{Timeouts, WaitWord};
 
 /// A started fiber, or one that has ended and waits to be used again.
@@ -38,6 +39,8 @@ pub(crate) struct Control {
     pub(crate) task: Cell<Option<NonNull<Header>>>,
     /// Its identity has been somebody's: the next fiber needs it fresh.
     pub(crate) used: Cell<bool>,
+    /// What the trace keeps of it.
+    pub(crate) trace: OfFiber,
     /// The memory that all this lies in.
     pub(crate) slot: Slot,
 }

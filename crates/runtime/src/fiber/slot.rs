@@ -23,6 +23,7 @@ use sleave_context::stack::{Arena, Error, Location, colour, guard_len, slot_size
 use super::control::{Control, open_gate};
 use super::{Kind, Runnable};
 use crate::identity::{self, Kit, Unavailable};
+use crate::trace::OfFiber;
 use crate::wait::{Timeouts, WaitWord};
 
 /// By how many different offsets the tops of slots are shifted, each a cache line: equal
@@ -236,6 +237,7 @@ impl Space {
                 timeouts: Cell::new(Timeouts::NONE),
                 task: Cell::new(None),
                 used: Cell::new(false),
+                trace: OfFiber::new(),
                 slot,
             });
             Ok(NonNull::new_unchecked(control))

@@ -29,6 +29,7 @@ use std::thread;
 
 use super::{Kind, Runnable};
 use crate::scheduler::Core;
+use crate::trace::{self, Why};
 use crate::wait::Timeouts;
 use crate::wait::park::Token;
 
@@ -90,6 +91,13 @@ pub(crate) struct Header {
     /// What the fiber begins with.
     pub(crate) timeouts: Timeouts,
     watcher: Option<Arc<dyn Watcher>>,
+}
+
+impl Header {
+    /// The fiber's number and name.
+    pub(crate) fn who(&self) -> (FiberId, Option<&str>) {
+        (self.id, self.name.as_deref())
+    }
 }
 
 /// Somebody beside the joiner who wants to know of the end: a scope, a thread in `run`.
@@ -230,6 +238,7 @@ impl TaskRef {
     pub(crate) fn wait(&self) {
         let state = &self.header().state;
         let waits = if super::in_fiber() { FIBER_WAITS } else { THREAD_WAITS };
+        let _why = trace::because(Why::Join);
         loop {
             // Acquire pairs with `finish`, here and in the failed exchange below.
             let seen = state.load(Ordering::Acquire);

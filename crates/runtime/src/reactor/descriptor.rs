@@ -28,6 +28,7 @@ use syscalls::Errno;
 use super::Driver;
 use super::event::{Event, Registrations};
 use crate::fiber::{Control, current};
+use crate::trace::{self, Why};
 use crate::wait::{Batch, Deadline, Reason, Wait};
 
 /// Entries of a leaf and leaves of the table: numbers up to 2^24.
@@ -411,6 +412,7 @@ pub fn wait(fd: RawFd, direction: Direction, deadline: Deadline) -> Readiness {
             Joined::Ready | Joined::Waiting => Readiness::Ready,
         };
     }
+    let _why = trace::because(Why::Descriptor);
     let reason = wait.commit(deadline);
     part(fd, direction, &waiter);
     match reason {

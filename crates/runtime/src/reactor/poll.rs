@@ -17,6 +17,7 @@ use std::os::fd::RawFd;
 use super::descriptor::{Direction, Joined, Waiter, attempt, drained, driver, generation};
 use super::descriptor::{join, leave, part};
 use crate::kernel;
+use crate::trace::{self, Why};
 use crate::wait::{Deadline, Wait};
 
 /// One queue that the fiber stands in.
@@ -170,6 +171,7 @@ fn wait_once(fds: &mut [libc::pollfd], places: &mut [Place], deadline: Deadline,
     if ready || (!provable && kernel::poll_now(fds).is_ok_and(|count| count > 0)) {
         wait.abandon();
     } else {
+        let _why = trace::because(Why::Descriptor);
         wait.commit(until);
     }
     for place in places.iter() {

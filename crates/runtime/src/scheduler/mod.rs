@@ -65,6 +65,7 @@ pub(crate) use self::worker::{enter_as_worker, leave};
 use std::ptr::NonNull;
 
 use crate::fiber::{Control, Header, Kind, Runnable, TaskRef, current};
+use crate::trace::{self, Why};
 use crate::wait::Batch;
 
 /// The core that a runnable belongs to.
@@ -85,6 +86,7 @@ unsafe fn core_of(runnable: NonNull<Runnable>) -> &'static Core {
 /// Puts woken fibers where their runtimes will run them.
 pub(crate) fn schedule(mut batch: Batch) {
     let here = processor::current();
+    trace::scheduled(&batch, here);
     while let Some(first) = batch.take() {
         // SAFETY: a batch owns what is in it.
         let core = unsafe { core_of(first) };
@@ -142,6 +144,7 @@ pub fn yield_now() {
     if control.processor().alone() {
         return;
     }
+    let _why = trace::because(Why::Yields);
     go_behind(control);
 }
 
@@ -160,6 +163,7 @@ pub(crate) fn pin(control: &Control, worker: Option<usize>) -> std::io::Result<(
     let seat = worker.map(|worker| control.processor().core().bind(worker)).transpose()?;
     control.link.seat.set(seat);
     if worker.is_some_and(|worker| worker != control.processor().number()) {
+        let _why = trace::because(Why::Moves);
         go_behind(control);
     }
     Ok(())

@@ -21,6 +21,7 @@ use super::bell::{Bell, Caller};
 use super::core::Core;
 use super::processor::Processor;
 use crate::fiber::{Control, Header, Kind, Runnable, Space, TaskRef, prepare_thread, space};
+use crate::trace;
 use crate::wait::Batch;
 
 /// How many rounds over the others' queues before a worker gives up.
@@ -69,6 +70,7 @@ pub(crate) unsafe fn leave(control: &Control, hook: Hook, argument: usize) {
     // While the runtime is at work here, and until this fiber runs again, a signal handler's
     // calls pass through.
     control.bypass.set(control.bypass.get() + 1);
+    trace::leaves(control);
     let fp = FpControl::save();
     // SAFETY: by contract.
     unsafe { depart(control, hook, argument) };
@@ -146,6 +148,7 @@ impl Processor {
         fiber.processor.set(Some(self));
         // Relaxed: for observers only.
         self.running.store(control.as_ptr(), Ordering::Relaxed);
+        trace::enters(fiber, self);
         Target { context: fiber.context.get(), thread_pointer: fiber.thread_pointer }
     }
 
@@ -220,6 +223,7 @@ unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
         fiber.link.seat.set(task.as_ref().link.seat.get());
         fiber.bypass.set(1);
         fiber.timeouts.set(task.as_ref().timeouts);
+        trace::begins(fiber);
         *fiber.context.get() =
             Context::new(control.as_ptr().cast(), fiber_main, control.as_ptr() as usize);
     }
@@ -242,10 +246,12 @@ unsafe extern "C" fn fiber_main(control: usize, _: usize) -> ! {
     unsafe { kit.finish_with(|mutex| wake_heir(mutex as usize)) };
     control.bypass.set(1);
     let core = task.core();
+    trace::ends(control);
     task.finish();
     control.task.set(None);
     core.fiber_ends();
     task.tell();
+    trace::leaves_for_ever(control, &task);
     drop(task);
     // SAFETY: the hook gives the slot away; nobody resumes this fiber.
     unsafe { depart(control, ended, std::ptr::from_ref(control) as usize) };
@@ -367,7 +373,9 @@ fn work(processor: &'static Processor, done: &dyn Fn() -> bool, bell: Option<&Be
 fn look_around(processor: &'static Processor, now: u64) {
     let core = processor.core();
     let share = core.injector.len() / core.active().max(1) + 1;
-    for mut batch in [core.injector.pop(share.min(128)), core.due(now)] {
+    let due = core.due(now);
+    trace::scheduled(&due, Some(processor));
+    for mut batch in [core.injector.pop(share.min(128)), due] {
         while let Some(runnable) = batch.take() {
             // SAFETY: the owner calls; the batch owned it.
             unsafe { processor.push(runnable) };

@@ -43,6 +43,7 @@ use std::ptr::NonNull;
 use crate::fiber::{Control, Runnable, current};
 use crate::scheduler;
 use crate::sync::{AtomicU32, Ordering};
+use crate::trace::{self, Why};
 
 const RUNNING: u32 = 0;
 const PREPARING: u32 = 1;
@@ -88,14 +89,19 @@ impl WaitWord {
         self.0.compare_exchange(PREPARING, PARKED, Ordering::Release, Ordering::Acquire).is_ok()
     }
 
-    /// The fiber waits no longer; says why. Who still finds a node of it claims nothing.
-    pub(crate) fn end(&self) -> Reason {
+    /// Why the fiber has been claimed.
+    pub(crate) fn reason(&self) -> Reason {
         // Acquire pairs with the waker's Release.
-        let reason = match self.0.load(Ordering::Acquire) {
+        match self.0.load(Ordering::Acquire) {
             4 => Reason::TimedOut,
             5 => Reason::Closed,
             _ => Reason::Woken,
-        };
+        }
+    }
+
+    /// The fiber waits no longer; says why. Who still finds a node of it claims nothing.
+    pub(crate) fn end(&self) -> Reason {
+        let reason = self.reason();
         // Relaxed: all nodes but those of the caller are unlinked; those it unlinks under their
         // locks before its next wait.
         self.0.store(RUNNING, Ordering::Relaxed);
@@ -283,5 +289,6 @@ unsafe extern "C" fn parked(control: usize) -> usize {
 /// # Panics
 /// If the caller is not a fiber.
 pub fn sleep_until(deadline: Deadline) {
+    let _why = trace::because(Why::Timer);
     Wait::prepare().commit(deadline);
 }

@@ -32,6 +32,7 @@ mod loom_models;
 use super::{Deadline, futex};
 use crate::kernel;
 use crate::sync::{AtomicU32, Ordering};
+use crate::trace::{self, Why};
 
 const NONE: u32 = 0;
 const GIVEN: u32 = 1;
@@ -69,6 +70,7 @@ impl Token {
     /// # Panics
     /// If the caller is not a fiber. It is the token's owner.
     pub(crate) fn take_as_fiber(&self, deadline: Deadline) -> bool {
+        let _why = trace::because(Why::Token);
         self.take(FIBER_WAITS, || {
             // SAFETY: the word is borrowed for the call; the caller is a fiber.
             let waited = unsafe { futex::wait(self.word(), FIBER_WAITS, u32::MAX, deadline) };

@@ -24,6 +24,7 @@ use super::{Core, RETIRED};
 use crate::fiber::{self, Fiber, in_fiber, space};
 use crate::kernel;
 use crate::scheduler::monitor;
+use crate::trace::{self, Why};
 use crate::wait::{Deadline, futex};
 
 /// What those are told who come too late.
@@ -199,6 +200,7 @@ impl Core {
 /// Waits until `word` is not 0 any more, or until `deadline`; perhaps not that long. Parks a fiber, blocks a thread.
 fn wait_for(word: &AtomicU32, deadline: Deadline) {
     if in_fiber() {
+        let _why = trace::because(Why::Join);
         // SAFETY: the word is borrowed for the call; the caller is a fiber.
         unsafe { futex::wait(word, 0, u32::MAX, deadline) };
     } else {
