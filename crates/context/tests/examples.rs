@@ -13,6 +13,10 @@ mod parser;
 mod print_loop;
 
 #[allow(dead_code, reason = "as above")]
+#[path = "../examples/self_freeing.rs"]
+mod self_freeing;
+
+#[allow(dead_code, reason = "as above")]
 #[path = "../examples/symmetric.rs"]
 mod symmetric;
 
@@ -58,4 +62,22 @@ fn three_members_pass_control_in_a_circle() {
     assert_eq!(names[..7], ["Ada", "Bob", "Eve", "Ada", "Bob", "Eve", "Ada"], "{words:?}");
     let last = ["Bob: I leave the circle", "Ada: I leave the circle", "Eve: I leave the circle"];
     assert_eq!(words[7..], last);
+}
+
+#[test]
+fn each_link_of_a_chain_frees_its_own_stack() {
+    let expected = [
+        "link 1 runs; stacks: 1 in use, 0 free",
+        "      its stack is free; stacks: 1 in use, 1 free",
+        "link 2 runs; stacks: 1 in use, 1 free",
+        "      its stack is free; stacks: 1 in use, 1 free",
+        "link 3 runs; stacks: 1 in use, 1 free",
+        "      its stack is free; stacks: 1 in use, 1 free",
+        "link 4 runs; stacks: 1 in use, 1 free",
+        "      its stack is free; stacks: 1 in use, 1 free",
+        "link 5 runs; stacks: 1 in use, 1 free",
+        "      its stack is free; stacks: 0 in use, 2 free",
+        "main is back, after 5 links; stacks: 0 in use, 2 free",
+    ];
+    assert_eq!(self_freeing::story(), expected);
 }
