@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use sleave_context::lock::Lock;
 
-use crate::fiber::{NoFibers, Watcher, current, space, watch};
+use crate::fiber::{Fiber, NoFibers, Watcher, current, space, watch};
 use crate::scheduler::{Alarm, Caller, Core, Options, Statistics, enter_as_worker, setxid};
 use crate::spawn::{Builder, JoinHandle};
 use crate::trace;
@@ -360,7 +360,8 @@ pub(crate) fn here() -> io::Result<CoreRef> {
     match current() {
         // SAFETY: the caller's own control block.
         Some(control) => Ok(CoreRef(unsafe { control.as_ref() }.processor().core())),
-        None => default(),
+        // An OS thread may stand for a fiber.
+        None => crate::current().map_or_else(default, |Fiber(own)| Ok(CoreRef(own.core()))),
     }
 }
 

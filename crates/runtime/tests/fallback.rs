@@ -62,6 +62,12 @@ fn a_thread_that_stands_for_a_fiber_parks_and_is_counted() {
         .join()
         .unwrap();
 
+    // What it spawns is its runtime's: counted there, and for `stop` to wait for.
+    let heir = runtime.spawn(|| sleave_runtime::spawn(park)).join().unwrap();
+    assert_eq!(runtime.statistics().fibers, 1, "{:?}", runtime.statistics());
+    heir.fiber().unpark();
+    heir.join().unwrap();
+
     let parked = runtime.spawn(park);
     let counted = runtime.statistics();
     assert_eq!(counted.fibers, 1, "{counted:?}");
