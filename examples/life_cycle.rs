@@ -7,8 +7,8 @@
 //!                 └─ waits ◀─┘  for a timer, a lock, a descriptor, a token
 //! ```
 //!
-//! Ada goes through all of them; the main fiber is there to give her what she waits for. There is one
-//! worker, so one of the two runs at a time, and the story is the same every time. With
+//! Ada goes through all of them; the main fiber is there to give her what she waits for. The one worker is the
+//! calling thread, so one of the two runs at a time, and the story is the same every time. With
 //! `--features trace` and `SLEAVE_TRACE=1` in the environment the runtime tells it from its side.
 
 use std::io::{Read, Write, pipe};
@@ -23,7 +23,7 @@ pub fn story() -> Vec<String> {
     let lines = Mutex::new(Vec::new());
     let say = |line: &str| lines.lock().unwrap().push(line.to_owned());
     let door = Mutex::new(());
-    let runtime = Runtime::builder().workers(1).build().expect("a runtime");
+    let runtime = Runtime::builder().workers(1).use_caller().build().expect("a runtime");
     runtime.run(|| {
         let main = sleave::current().expect("this runs on a fiber");
         let (mut reader, mut writer) = pipe().expect("a pipe");

@@ -8,11 +8,16 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-const FIBERS: usize = 20;
+use sleave::Runtime;
 
-fn main() -> std::io::Result<()> {
+const FIBERS: usize = 20;
+const LIMIT: Duration = Duration::from_millis(30);
+
+/// What happens.
+pub fn story() -> Vec<String> {
     let (ledger, turn, changed) = (Mutex::new(Vec::new()), Mutex::new(0), Condvar::new());
-    sleave::Runtime::builder().workers(1).build()?.run(|| {
+    let runtime = Runtime::builder().workers(1).use_caller().build().expect("a runtime");
+    let (timed_out, waited) = runtime.run(|| {
         sleave::scope(|scope| {
             for own in 0..FIBERS {
                 let (ledger, turn, changed) = (&ledger, &turn, &changed);
@@ -27,15 +32,25 @@ fn main() -> std::io::Result<()> {
                     changed.notify_all();
                 });
             }
-            let (start, limit) = (Instant::now(), Duration::from_millis(30));
+            let start = Instant::now();
             let unfinished = |turn: &mut usize| *turn <= FIBERS; // for ever
-            let waited =
-                changed.wait_timeout_while(turn.lock().unwrap(), limit, unfinished).unwrap();
-            println!("timed out: {}, after {:?}", waited.1.timed_out(), start.elapsed());
-        });
+            let turn = turn.lock().unwrap();
+            let (turn, end) = changed.wait_timeout_while(turn, LIMIT, unfinished).unwrap();
+            drop(turn);
+            assert!(start.elapsed() >= LIMIT);
+            (end.timed_out(), start.elapsed())
+        })
     });
+    runtime.stop();
     let (ledger, turn) = (ledger.into_inner().unwrap(), turn.into_inner().unwrap());
-    println!("{} held the lock one after the other; the turn has come to {turn}", ledger.len());
-    assert_eq!((ledger.len(), turn), (FIBERS, FIBERS));
-    Ok(())
+    vec![
+        format!("timed out: {timed_out}"),
+        format!("{} fibers held the lock one after the other", ledger.len()),
+        format!("the turn has come to number {turn}"),
+        format!("this time: the timeout of {LIMIT:?} took {waited:?}"),
+    ]
+}
+
+fn main() {
+    story().iter().for_each(|line| println!("{line}"));
 }

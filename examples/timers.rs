@@ -10,7 +10,7 @@
 //! recurring: no drift, and times were left out
 //! condition: tick, tick, and over with its session
 //! cancel: true, and again: false; the callback is dropped
-//! refresh: alive, alive, alive, alive, alive, idle
+//! refresh: alive, alive, alive, and idle 20 ms after the last
 //! reset: an hour has become 5 ms
 //! ```
 
@@ -23,39 +23,38 @@ use sleave::{Runtime, Since, Timer};
 const MS: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn main() -> std::io::Result<()> {
-    // One worker: what is due earlier also runs earlier.
-    let runtime = Runtime::builder().workers(1).build()?;
-    runtime.run(|| {
-        once();
-        recurring();
-        conditional();
-        cancelled();
-        refreshed();
-        reset();
-    });
+/// The lines above.
+pub fn story() -> std::io::Result<Vec<String>> {
+    // One worker, the calling thread: what is due earlier also runs earlier.
+    let runtime = Runtime::builder().workers(1).use_caller().build()?;
+    let lines = runtime
+        .run(|| [once(), recurring(), conditional(), cancelled(), refreshed(), reset()].concat());
     // An hour's timer would not keep it.
     Timer::builder().on(&runtime).after(HOUR, || unreachable!("the runtime stops first"))?;
     runtime.stop();
-    Ok(())
+    Ok(lines)
 }
 
-/// Prints what is sent until the last sender, in the last callback, is dropped.
-fn print(title: &str, trace: mpsc::Receiver<String>) {
-    println!("{title}: {}", trace.iter().collect::<Vec<_>>().join(", "));
+/// What is sent until the last sender, in the last callback, is dropped.
+fn told(title: &str, trace: mpsc::Receiver<String>) -> String {
+    format!("{title}: {}", trace.iter().collect::<Vec<_>>().join(", "))
 }
 
-fn once() {
+fn once() -> Vec<String> {
     let (say, trace) = mpsc::channel();
-    for delay in [30, 10, 20] {
+    // Started first, and not the first to be due.
+    let last = Timer::after(HOUR, || unreachable!("it is cancelled"));
+    for delay in [10, 20, 30] {
         let say = say.clone();
         Timer::after(delay * MS, move || say.send(format!("{delay} ms")).unwrap());
     }
     drop(say);
-    print("once", trace);
+    let fired = told("once", trace);
+    assert!(last.cancel());
+    vec![fired]
 }
 
-fn recurring() {
+fn recurring() -> Vec<String> {
     let (say, trace) = mpsc::channel();
     let (start, period) = (Instant::now(), 10 * MS);
     let mut calls = 0;
@@ -73,12 +72,12 @@ fn recurring() {
             timer.cancel();
         }
     });
-    print("recurring", trace);
+    let calls = told("recurring", trace);
     assert!(timer.missed() >= 2);
-    println!("recurring: no drift, and times were left out");
+    vec![calls, "recurring: no drift, and times were left out".into()]
 }
 
-fn conditional() {
+fn conditional() -> Vec<String> {
     struct Session;
     let session = Arc::new(Session);
     let (say, trace) = mpsc::channel();
@@ -91,37 +90,44 @@ fn conditional() {
     // Its channel closes when the timer finds nobody at its next time, and ends.
     trace.iter().for_each(drop);
     assert!(timer.is_over());
-    println!("condition: {}, and over with its session", ticks.join(", "));
+    vec![format!("condition: {}, and over with its session", ticks.join(", "))]
 }
 
-fn cancelled() {
+fn cancelled() -> Vec<String> {
     let held = Arc::new(());
     let callback = held.clone();
     let timer = Timer::after(HOUR, move || drop(callback));
     let (first, again) = (timer.cancel(), timer.cancel());
     assert_eq!(Arc::strong_count(&held), 1);
-    println!("cancel: {first}, and again: {again}; the callback is dropped");
+    vec![format!("cancel: {first}, and again: {again}; the callback is dropped")]
 }
 
-fn refreshed() {
-    let (say, trace) = mpsc::channel();
-    let idle = say.clone();
-    let timer = Timer::after(250 * MS, move || idle.send("idle".into()).unwrap());
-    for _ in 0..5 {
-        thread::sleep(10 * MS);
-        if timer.refresh() {
-            say.send("alive".into()).unwrap();
-        }
+fn refreshed() -> Vec<String> {
+    let (say, idle) = mpsc::channel();
+    let timer = Timer::after(HOUR, move || say.send(Instant::now()).unwrap());
+    let (mut lines, mut last) = (Vec::new(), Instant::now());
+    for _ in 0..3 {
+        thread::sleep(5 * MS);
+        last = Instant::now();
+        // The hour begins anew.
+        assert!(timer.refresh());
+        lines.push("alive");
     }
-    drop(say);
-    print("refresh", trace);
+    assert!(timer.reset(20 * MS, Since::Start), "counted from when it was refreshed");
+    assert!(idle.recv().unwrap() - last >= 20 * MS);
+    vec![format!("refresh: {}, and idle 20 ms after the last", lines.join(", "))]
 }
 
-fn reset() {
+fn reset() -> Vec<String> {
     let (say, fired) = mpsc::channel();
     let start = Instant::now();
     let timer = Timer::after(HOUR, move || say.send(start.elapsed()).unwrap());
     assert!(timer.reset(5 * MS, Since::Start));
     assert!(fired.recv().unwrap() >= 5 * MS);
-    println!("reset: an hour has become 5 ms");
+    vec!["reset: an hour has become 5 ms".into()]
+}
+
+fn main() -> std::io::Result<()> {
+    story()?.iter().for_each(|line| println!("{line}"));
+    Ok(())
 }
