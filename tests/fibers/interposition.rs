@@ -187,8 +187,13 @@ fn it_belongs_to_its_fiber_wherever_that_runs() {
                     let on = i % 2 == 0;
                     interpose(on);
                     let mut moves = Moves::new();
-                    for _ in 0..200 {
+                    for round in 0..200 {
                         host.yield_now();
+                        // Now and then it moves for certain, however busy the machine.
+                        if round % 20 == 0 {
+                            sleave::pin((i + round / 20) % host.workers()).unwrap();
+                            sleave::unpin();
+                        }
                         moves.look();
                         assert_eq!(is_on(), on);
                         let child = host.spawn(is_on);

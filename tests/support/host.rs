@@ -61,6 +61,14 @@ impl Host {
         self != Host::Threads
     }
 
+    /// Workers of its runtime; none where there are threads.
+    pub fn workers(self) -> usize {
+        match self {
+            Host::Threads => 0,
+            Host::Fibers { workers } => workers,
+        }
+    }
+
     /// Whether fibers can move: there are at least two workers.
     pub fn moves(self) -> bool {
         matches!(self, Host::Fibers { workers } if workers > 1)
