@@ -171,8 +171,11 @@ impl Builder {
         let CoreRef(core) = core;
         let timeouts = self.timeouts.or(core.timeouts())?;
         let Ok(space) = space() else {
+            // Each fiber is alone on its thread here; what it is pinned to must exist all the same.
+            self.worker.map(|worker| core.seat(worker)).transpose()?;
+            Self::admit(core)?;
             // SAFETY: by contract.
-            return unsafe { self.spawn_thread(CoreRef(core), watcher, f) };
+            return unsafe { self.spawn_thread(core, watcher, f) };
         };
         let stack = match self.stack {
             None => core.slot_size(),
@@ -204,20 +207,19 @@ impl Builder {
         Ok(())
     }
 
-    /// The fallback: an OS thread that stands for the fiber.
+    /// The fallback: an OS thread that stands for the fiber, which has been counted.
     ///
     /// # Safety
     /// As [`Task::new`].
-    unsafe fn spawn_thread<F, T>(
+    pub(crate) unsafe fn spawn_thread<F, T>(
         self,
-        core: CoreRef,
+        core: &'static Core,
         watcher: Option<Arc<dyn Watcher>>,
         f: F,
     ) -> io::Result<Spawned<T>>
     where
         F: FnOnce() -> T,
     {
-        let CoreRef(core) = core;
         let mut builder = thread::Builder::new();
         if let Some(name) = &self.name {
             builder = builder.name(name.clone());
@@ -227,9 +229,6 @@ impl Builder {
             (None, 0) => {}
             (None, stack) => builder = builder.stack_size(stack),
         }
-        // Each fiber is alone on its thread here; what it is pinned to must exist all the same.
-        self.worker.map(|worker| core.seat(worker)).transpose()?;
-        Self::admit(core)?;
         // SAFETY: by contract.
         let (task, runner) = unsafe { Task::new(core, self.name, 0, Timeouts::NONE, watcher, f) };
         let thread = builder.spawn(move || {

@@ -459,8 +459,10 @@ fn launch_thread(core: &'static Core, timer: Timer) {
         let timer = timer.clone();
         move || timer.run()
     };
+    // Whoever fires timers keeps the runtime meanwhile, also one that is being stopped.
+    core.fiber_begins();
     // SAFETY: the closure is Send and 'static, and returns nothing.
-    if unsafe { Builder::new().spawn_unchecked(CoreRef(core), None, body) }.is_err() {
+    if unsafe { Builder::new().spawn_thread(core, None, body) }.is_err() {
         timer.postpone(Deadline::after(PAUSE));
     }
 }

@@ -87,3 +87,31 @@ fn a_caller_of_run_that_was_stuck_counts_again() {
     assert_eq!(counts, (1, 0), "workers that count as stuck, before and after it moved");
     runtime.stop();
 }
+
+/// Who takes the place of a stuck worker is a worker like any other: signals reach the fibers on it, and the processes that
+/// they start do not begin with all signals blocked.
+#[test]
+fn a_worker_that_the_monitor_starts_blocks_no_signals() {
+    let _alone = ALONE.lock();
+    let blocked = || {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        u64::from_str_radix(mask.trim(), 16).unwrap()
+    };
+    let here = blocked();
+    let runtime = Runtime::builder().workers(1).build().unwrap();
+    let ran = AtomicBool::new(false);
+    let there = runtime.run(|| {
+        sleave_runtime::scope(|s| {
+            let other = s.spawn(|| {
+                let mask = blocked();
+                ran.store(true, Ordering::Release);
+                mask
+            });
+            assert!(compute_until(&ran), "nobody noticed that the only worker was stuck");
+            other.join().unwrap()
+        })
+    });
+    assert_eq!(there, here, "signals blocked: {there:#x}, on the caller's thread {here:#x}");
+    runtime.stop();
+}

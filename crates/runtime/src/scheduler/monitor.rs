@@ -12,7 +12,7 @@
 //!
 //! It ticks only while some worker is awake: an idle process has no wake-ups.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use sleave_context::lock::Lock;
 
@@ -79,7 +79,9 @@ pub(super) fn awake() {
 }
 
 fn monitor() {
-    block_signals();
+    // Relaxed, both: read by this thread only.
+    MASK.store(change_mask(!GLIBCS), Ordering::Relaxed);
+    THREAD.store(kernel::gettid(), Ordering::Relaxed);
     let never = AtomicU32::new(0);
     let (mut quiet, mut until_trim) = (0, TRIM);
     loop {
@@ -163,18 +165,36 @@ fn is_stuck(processor: &Processor, seen: &mut Seen) -> bool {
     cpu - seen.cpu >= u64::from(PATIENCE) * TICK || !kernel::is_runnable(thread)
 }
 
-/// Signals are for the program's threads and fibers.
-fn block_signals() {
-    // All but the two that glibc keeps for itself, 32 and 33: setuid(2) waits for every thread to answer.
-    let all = !(0b11u64 << 31);
-    // SAFETY: rt_sigprocmask(2) reads a mask of eight bytes.
+/// The two signals that glibc keeps for itself, 32 and 33: setuid(2) waits for every thread to answer.
+const GLIBCS: u64 = 0b11 << 31;
+
+/// The monitor's thread, and the signals that were blocked where it came from.
+static THREAD: AtomicU32 = AtomicU32::new(0);
+static MASK: AtomicU64 = AtomicU64::new(0);
+
+/// Blocks exactly the signals of `mask` in the calling thread; returns those that were blocked.
+fn change_mask(mask: u64) -> u64 {
+    let mut before = 0;
+    // SAFETY: rt_sigprocmask(2) reads one mask of eight bytes and writes another.
     let _ = unsafe {
         syscalls::syscall!(
             syscalls::Sysno::rt_sigprocmask,
             libc::SIG_SETMASK,
-            &raw const all,
-            0usize,
+            &raw const mask,
+            &raw mut before,
             8usize
         )
     };
+    before
+}
+
+/// What a worker that the caller starts is to do first. Signals are for the program's threads and fibers, so the monitor
+/// blocks them; a worker that it starts must not inherit that.
+pub(super) fn unmask() -> impl FnOnce() + Send + 'static {
+    // Relaxed, both: only the monitor finds its own thread here.
+    let monitors = THREAD.load(Ordering::Relaxed) == kernel::gettid();
+    let mask = monitors.then(|| MASK.load(Ordering::Relaxed));
+    move || {
+        mask.map(change_mask);
+    }
 }

@@ -123,7 +123,11 @@ impl Core {
             kernel::futex_wake(self.calls.as_ptr() as usize, 1);
         } else {
             let name = format!("{}-{}", *self.name.lock(), staff.threads.len());
-            let body = move || crate::scheduler::worker::worker_main(core);
+            let unmask = monitor::unmask();
+            let body = move || {
+                unmask();
+                crate::scheduler::worker::worker_main(core);
+            };
             staff.threads.push(OsThread::start(name, WORKER_STACK, body)?);
         }
         staff.live += 1;
