@@ -390,6 +390,61 @@ fn trimming_gives_the_memory_back_and_the_books_stay_right() {
     assert_eq!((stats.live, stats.free, stats.trimmed), (COUNT, 0, 0));
 }
 
+#[test]
+fn a_released_stack_has_no_memory_and_goes_out_last() {
+    const SIZE: usize = 128 * 1024;
+    let arena = arena(128 * MIB);
+    let usable = SIZE - guard_len(SIZE).unwrap();
+    let fill = |slot: &Slot| {
+        // SAFETY: everything above the guard is the slot's.
+        unsafe { slot.base().add(slot.guard_len()).write_bytes(0xa5, usable) };
+    };
+    let mut slots: Vec<_> = (0..6).map(|_| arena.take(SIZE).unwrap()).collect();
+    slots.iter().for_each(fill);
+    // Kept and released by turns, so that each kind comes while the other is there.
+    let released: Vec<_> = slots.iter().map(Slot::index).skip(1).step_by(2).collect();
+    for (nth, slot) in slots.drain(..).enumerate() {
+        match nth % 2 {
+            0 => arena.give(slot),
+            _ => assert!(arena.release(slot)),
+        }
+    }
+    assert_resident(&arena, 3 * usable);
+    let class = |arena: &Arena| *arena.stats().classes.iter().find(|c| c.size == SIZE).unwrap();
+    assert_eq!((class(&arena).live, class(&arena).free, class(&arena).trimmed), (0, 6, 3));
+    for nth in 0..6 {
+        let slot = arena.take(SIZE).unwrap();
+        assert_eq!(slot.fresh(), nth >= 3, "stack {nth}");
+        assert_eq!(released.contains(&slot.index()), slot.fresh());
+        assert_eq!(read_ends(&slot).0 == 0, slot.fresh());
+        slots.push(slot); // stays taken
+    }
+    assert_eq!((class(&arena).live, class(&arena).trimmed), (6, 0));
+}
+
+#[test]
+fn a_shrunk_stack_keeps_its_top() {
+    const SIZE: usize = 128 * 1024;
+    let arena = arena(128 * MIB);
+    let slot = arena.take(SIZE).unwrap();
+    let usable = SIZE - slot.guard_len();
+    // SAFETY: everything above the guard is the slot's, here and below.
+    unsafe { slot.base().add(slot.guard_len()).write_bytes(0xa5, usable) };
+    for (keep, left) in [(usable, usable), (SIZE, usable), (65_537, 69_632), (32_768, 32_768)] {
+        // SAFETY: nobody needs what was written.
+        unsafe { slot.shrink(keep) };
+        assert_resident(&arena, left);
+        // SAFETY: the highest bytes, which have been kept.
+        let top = unsafe { std::slice::from_raw_parts(slot.top().sub(left), left) };
+        assert!(top.iter().all(|&byte| byte == 0xa5), "the top {left} bytes are as they were");
+    }
+    assert_eq!(read_ends(&slot).0, 0);
+    // SAFETY: as above.
+    unsafe { slot.shrink(0) };
+    assert_resident(&arena, 0);
+    arena.give(slot);
+}
+
 /// Counts its owner as finished, however it ends.
 struct Counted<'a>(&'a AtomicUsize);
 

@@ -178,6 +178,29 @@ pub(crate) fn epoll_wait(epoll: RawFd, buffer: &mut [libc::epoll_event], block: 
     n.unwrap_or(0)
 }
 
+/// Makes every other thread of the process pass a memory barrier; whether the kernel can. membarrier(2)
+pub(crate) fn membarrier() -> bool {
+    /// `MEMBARRIER_CMD_PRIVATE_EXPEDITED`, Linux 4.14, and its registration.
+    const EXPEDITED: usize = 1 << 3;
+    const REGISTER: usize = 1 << 4;
+    // SAFETY: membarrier(2) takes numbers. EPERM: the process has not registered yet.
+    unsafe {
+        match syscall!(Sysno::membarrier, EXPEDITED, 0, 0) {
+            Err(Errno::EPERM) => {
+                syscall!(Sysno::membarrier, REGISTER, 0, 0).is_ok()
+                    && syscall!(Sysno::membarrier, EXPEDITED, 0, 0).is_ok()
+            }
+            answer => answer.is_ok(),
+        }
+    }
+}
+
+/// Lets another thread of the machine go first. sched_yield(2)
+pub(crate) fn sched_yield() {
+    // SAFETY: sched_yield(2) has no arguments.
+    let _ = unsafe { syscall!(Sysno::sched_yield) };
+}
+
 /// poll(2) that looks and returns; the count of ready entries or the error.
 pub(crate) fn poll_now(fds: &mut [libc::pollfd]) -> Result<usize, Errno> {
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };

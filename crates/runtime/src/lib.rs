@@ -11,7 +11,7 @@
 //! | [`wait`] | parking and waking; timers; futexes |
 //! | [`reactor`] | waiting for descriptors |
 //! | [`scheduler`] | processors, workers, who runs when |
-//! | `runtime`, `spawn`, `scope`, `timer` | what a program calls |
+//! | `runtime`, `spawn`, `scope`, `timer`, [`pool`] | what a program calls |
 //! | [`interpose`] | what the interposed C library asks |
 //! | `trace` | a line on standard error for everything that happens to a fiber; a feature |
 //!
@@ -23,6 +23,7 @@ compile_error!("sleave needs Linux: epoll, futexes and the thread pointer are it
 
 pub mod identity;
 pub mod interpose;
+pub mod pool;
 pub mod reactor;
 pub mod scheduler;
 pub mod wait;

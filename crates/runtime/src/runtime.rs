@@ -9,6 +9,7 @@ use std::time::Duration;
 use sleave_context::lock::Lock;
 
 use crate::fiber::{Fiber, NoFibers, Watcher, current, space, watch};
+use crate::pool;
 use crate::scheduler::{Alarm, Caller, Core, Options, Statistics, enter_as_worker, setxid};
 use crate::spawn::{Builder, JoinHandle};
 use crate::trace;
@@ -63,7 +64,8 @@ impl std::fmt::Debug for CoreRef {
 /// Chooses how a [`Runtime`] is made.
 ///
 /// What is not chosen comes from the environment, then from the machine: `SLEAVE_WORKERS` (else
-/// the number of CPUs the process may use), `SLEAVE_STACK` (else 256 KiB; suffixes `K` and `M`).
+/// the number of CPUs the process may use), `SLEAVE_STACK` (else 256 KiB; suffixes `K` and `M`). The [pool]
+/// of the process takes its limit from `SLEAVE_POOL` when the first runtime is made.
 #[derive(Clone, Debug, Default)]
 pub struct RuntimeBuilder {
     workers: Option<usize>,
@@ -156,7 +158,7 @@ impl RuntimeBuilder {
         trace::configure()?;
         let workers = match self.workers {
             Some(workers) => workers,
-            None => match setting("SLEAVE_WORKERS")? {
+            None => match setting("SLEAVE_WORKERS", 1)? {
                 Some(workers) => workers,
                 None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             },
@@ -166,8 +168,9 @@ impl RuntimeBuilder {
         }
         let stack = match self.stack {
             Some(stack) => Some(stack),
-            None => setting("SLEAVE_STACK")?,
+            None => setting("SLEAVE_STACK", 1)?,
         };
+        pool::limit_from_environment()?;
         let slot = match space() {
             Ok(space) => {
                 watch();
@@ -189,8 +192,8 @@ fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
-/// A positive number from the environment, with an optional suffix `K` or `M`.
-fn setting(variable: &str) -> io::Result<Option<usize>> {
+/// A number from the environment, `least` or more, with an optional suffix `K` or `M`.
+pub(crate) fn setting(variable: &str, least: usize) -> io::Result<Option<usize>> {
     let Some(value) = std::env::var_os(variable) else { return Ok(None) };
     let number = || {
         let text = value.to_str()?;
@@ -199,11 +202,14 @@ fn setting(variable: &str) -> io::Result<Option<usize>> {
             b'm' | b'M' => (&text[..text.len() - 1], 1 << 20),
             _ => (text, 1),
         };
-        digits.parse::<usize>().ok()?.checked_mul(unit).filter(|&n| n > 0)
+        digits.parse::<usize>().ok()?.checked_mul(unit).filter(|&n| n >= least)
     };
     match number() {
         Some(number) => Ok(Some(number)),
-        None => Err(invalid(format!("{variable}={value:?}: a positive number was expected"))),
+        None => {
+            let what = if least == 0 { "a number" } else { "a positive number" };
+            Err(invalid(format!("{variable}={value:?}: {what} was expected")))
+        }
     }
 }
 

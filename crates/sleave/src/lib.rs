@@ -52,6 +52,7 @@
 //! |---|---|
 //! | `SLEAVE_WORKERS` | workers of the default runtime; else the CPUs the process may use |
 //! | `SLEAVE_STACK` | bytes of a fiber's stack, with an optional `K` or `M`; else a 256 KiB slot |
+//! | `SLEAVE_POOL` | free slots (stack and identity) that the process keeps for reuse, see [`pool`]; else no limit |
 //! | `SLEAVE_IDENTITY` | `threads`: every fiber is an OS thread |
 //! | `SLEAVE_TRACE` | with the feature `trace`, 1: a line on standard error for each event of a fiber |
 
@@ -63,6 +64,6 @@ pub use sleave_runtime::interpose::{set as interpose, uninterposed};
 pub use sleave_runtime::{
     Builder, Fiber, FiberId, JoinHandle, NoFibers, Runtime, RuntimeBuilder, Scope,
     ScopedJoinHandle, Since, Statistics, Timer, TimerBuilder, current, event, identity, park,
-    park_deadline, park_timeout, pin, run, scope, set_connect_timeout, set_wait_timeout, spawn,
-    unpin, worker, yield_now,
+    park_deadline, park_timeout, pin, pool, run, scope, set_connect_timeout, set_wait_timeout,
+    spawn, unpin, worker, yield_now,
 };

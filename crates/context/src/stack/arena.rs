@@ -136,6 +136,20 @@ impl Slot {
         self.index
     }
 
+    /// Returns the memory of the low end to the kernel, all but the `keep` highest bytes (rounded up to whole
+    /// pages): where stacks grow down, what is deeper than that. It reads as zero afterwards. Whether something was
+    /// there is not known; locked memory (mlockall(2)) stays as it is. madvise(2)
+    ///
+    /// # Safety
+    ///
+    /// The caller has the slot, and nobody needs what is thrown away.
+    pub unsafe fn shrink(&self, keep: usize) {
+        let room = self.size() - self.guard_len();
+        let len = room.saturating_sub(keep) & !(sys::page_size() - 1);
+        // SAFETY: the caller's promise; pages of the slot, above its guard.
+        unsafe { empty(self.base as usize + self.guard_len(), len) };
+    }
+
     /// The code of its class.
     #[inline]
     pub(super) fn code(&self) -> u8 {
@@ -282,6 +296,26 @@ impl Arena {
         self.pool(slot.class()).lock().push(slot.index);
     }
 
+    /// As [`give`](Arena::give), and returns the stack's memory to the kernel at once: it is fresh (zero) for its next
+    /// user. Returns whether that was possible; locked memory (mlockall(2)) stays.
+    ///
+    /// # Panics
+    ///
+    /// If the slot is another arena's.
+    pub fn release(&self, slot: Slot) -> bool {
+        self.check(&slot);
+        let guard = slot.guard_len();
+        // SAFETY: nobody uses the slot, says the token, and nobody else can take it yet.
+        let emptied = unsafe { empty(slot.base as usize + guard, slot.size() - guard) };
+        let mut pool = self.pool(slot.class()).lock();
+        if emptied {
+            pool.push_zeroed(slot.index);
+        } else {
+            pool.push(slot.index);
+        }
+        emptied
+    }
+
     /// Takes back every `Some` of `slots`, leaving `None`; the last one is taken for the warmest. One lock
     /// for each run of equal size.
     ///
@@ -310,13 +344,8 @@ impl Arena {
             loop {
                 let done = class_lock.0.lock().trim(keep, TRIM_BATCH, |number| {
                     let addr = self.address(number) + class.guard();
-                    let len = class.size() - class.guard();
                     // SAFETY: a free slot of ours, which cannot be taken while we hold its class's lock.
-                    let done = unsafe { sys::advise(addr, len, libc::MADV_DONTNEED) }.is_ok();
-                    if done {
-                        annotate::zeroed(addr, len);
-                    }
-                    done
+                    unsafe { empty(addr, class.size() - class.guard()) }
                 });
                 trimmed += done;
                 if done < TRIM_BATCH {
@@ -490,6 +519,20 @@ impl fmt::Debug for Arena {
             .field("guard", &self.guard_method())
             .finish_non_exhaustive()
     }
+}
+
+/// Returns the memory of a range to the kernel; whether it did. It reads as zero then.
+///
+/// # Safety
+///
+/// The range is an arena's, and nobody needs what is in it.
+unsafe fn empty(addr: usize, len: usize) -> bool {
+    // SAFETY: the caller's promise.
+    let done = unsafe { sys::advise(addr, len, libc::MADV_DONTNEED) }.is_ok();
+    if done {
+        annotate::zeroed(addr, len);
+    }
+    done
 }
 
 fn map_reservation(len: usize) -> Result<usize, Error> {

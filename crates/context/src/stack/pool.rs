@@ -78,6 +78,15 @@ impl Pool {
         self.len += 1;
     }
 
+    /// Takes back a slot that reads as zero: it joins the zeroed ones, which go out last. The coldest of the others
+    /// makes room and counts as the warmest now.
+    pub(super) fn push_zeroed(&mut self, number: u32) {
+        self.push(number);
+        // SAFETY: both below `len`, hence backed and written.
+        unsafe { self.free.add(self.len - 1).swap(self.free.add(self.zeroed)) };
+        self.zeroed += 1;
+    }
+
     /// A slot that was never used, its guard now in place; `None` if the current chunk has no more. A guard that
     /// cannot be had costs no slot: the next call tries the same one.
     pub(super) fn unused(&mut self, class: Class, guards: &Guards) -> Result<Option<Taken>, Error> {

@@ -19,14 +19,18 @@
 //! compare ([`current`]), right on every stack and in a signal handler.
 
 mod control;
+mod list;
 mod overflow;
+mod shelf;
 mod slot;
+pub(crate) mod stock;
 mod task;
 
 pub(crate) use control::{Control, current, in_fiber};
 pub(crate) use overflow::{prepare_thread, watch};
+pub(crate) use shelf::Shelf;
 pub use slot::NoFibers;
-pub(crate) use slot::{Space, space};
+pub(crate) use slot::{Space, known_space, space};
 pub use task::{Fiber, FiberId};
 pub(crate) use task::{Header, Task, TaskRef, Watcher};
 

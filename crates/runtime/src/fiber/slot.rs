@@ -21,6 +21,7 @@ use sleave_context::lock::Lock;
 use sleave_context::stack::{Arena, Error, Location, colour, guard_len, slot_size};
 
 use super::control::{Control, open_gate};
+use super::stock::{Counters, Free};
 use super::{Kind, Runnable};
 use crate::identity::{self, Kit, Unavailable};
 use crate::trace::OfFiber;
@@ -33,9 +34,6 @@ const COLOURS: usize = 16;
 
 /// Thread ids of fibers begin above the kernel's largest (`PID_MAX_LIMIT`, 2^22).
 const FIRST_TID: u32 = (1 << 22) + 1;
-
-/// How many emptied slots of a size keep their memory.
-const WARM: usize = 64;
 
 /// What a slot must have below its identity for a program to get anywhere.
 const LEAST_STACK: usize = 8 << 10;
@@ -50,19 +48,9 @@ pub(crate) struct Space {
     /// From the thread pointer down to the control block.
     offset: usize,
     /// Slots with identities, free, by the logarithm of their size.
-    free: [Lock<Free>; usize::BITS as usize],
+    pub(super) free: [Lock<Free>; usize::BITS as usize],
+    pub(super) counters: Counters,
 }
-
-/// A list of free slots, the warmest first, linked through their control blocks.
-struct Free {
-    first: *mut Runnable,
-    count: usize,
-    /// The least `count` since the last trim: so many were not needed.
-    least: usize,
-}
-
-// SAFETY: a free slot belongs to the list it is in.
-unsafe impl Send for Free {}
 
 /// Why this process cannot have fibers of its own kind, so that each is an OS thread instead.
 #[derive(Debug)]
@@ -99,6 +87,12 @@ pub(crate) fn space() -> Result<&'static Space, &'static NoFibers> {
     }
 }
 
+/// The process's space, if it is there already.
+pub(crate) fn known_space() -> Option<&'static Space> {
+    // Acquire, and SAFETY: as in `space`.
+    unsafe { ANSWER.load(Ordering::Acquire).as_ref() }?.as_ref().ok()
+}
+
 static ANSWER: AtomicPtr<Result<Space, NoFibers>> = AtomicPtr::new(null_mut());
 
 /// The first call. On its own, for it needs pages of stack, and every switch asks for the space.
@@ -129,9 +123,8 @@ impl Space {
         let arena = Arena::reserve().map_err(NoFibers::Memory)?;
         let offset = (kit.floor_offset() + size_of::<Control>()).next_multiple_of(64);
         open_gate(arena.base(), arena.len(), offset);
-        let free = [const { Lock::new(Free { first: null_mut(), count: 0, least: 0 }) };
-            usize::BITS as usize];
-        Ok(Space { arena, kit, offset, free })
+        let free = [const { Lock::new(Free::new()) }; usize::BITS as usize];
+        Ok(Space { arena, kit, offset, free, counters: Counters::new() })
     }
 
     /// What the top of a slot holds beside the stack.
@@ -163,47 +156,16 @@ impl Space {
         slot_size(wanted).map_err(|_| too_large())
     }
 
-    /// A slot of exactly `size` bytes with an identity that is fresh or to be recycled.
+    /// The free slots of `size` bytes.
+    pub(super) fn free(&self, size: usize) -> &Lock<Free> {
+        &self.free[size.trailing_zeros() as usize]
+    }
+
+    /// A new slot of exactly `size` bytes, its identity one that nobody has had.
     ///
     /// # Errors
-    /// `OutOfMemory` and what mmap(2) says.
-    pub(crate) fn take(&self, size: usize) -> io::Result<NonNull<Control>> {
-        let mut free = self.free[size.trailing_zeros() as usize].lock();
-        match NonNull::new(free.first) {
-            Some(first) => {
-                // SAFETY: free slots keep their control blocks. Relaxed: under the lock.
-                free.first = unsafe { first.as_ref() }.next.load(Ordering::Relaxed);
-                free.count -= 1;
-                free.least = free.least.min(free.count);
-                Ok(first.cast())
-            }
-            None => {
-                drop(free);
-                self.create(size)
-            }
-        }
-    }
-
-    /// Takes back slots of one size, `first` to `last`, linked through themselves.
-    ///
-    /// # Safety
-    /// Nothing runs on them any more and nobody else has them.
-    pub(crate) unsafe fn give(
-        &self,
-        first: NonNull<Control>,
-        last: NonNull<Control>,
-        count: usize,
-    ) {
-        // SAFETY: the slots are the caller's to give. Relaxed: under the lock.
-        unsafe {
-            let mut free = self.free[first.as_ref().slot.size().trailing_zeros() as usize].lock();
-            last.as_ref().link.next.store(free.first, Ordering::Relaxed);
-            free.first = first.as_ptr().cast();
-            free.count += count;
-        }
-    }
-
-    fn create(&self, size: usize) -> io::Result<NonNull<Control>> {
+    /// As [`Space::take`].
+    pub(super) fn create(&self, size: usize) -> io::Result<NonNull<Control>> {
         let memory = |e: Error| match e.errno() {
             libc::ENOMEM => io::Error::new(io::ErrorKind::OutOfMemory, format!("stack: {e}")),
             code => io::Error::from_raw_os_error(code),
@@ -227,6 +189,8 @@ impl Space {
         }
         // SAFETY: as above; aligned, since thread pointers and `offset` are multiples of 64.
         unsafe {
+            // Relaxed: counts only.
+            self.counters.made.fetch_add(1, Ordering::Relaxed);
             control.write(Control {
                 link: Runnable::new(Kind::Started),
                 context: UnsafeCell::new(Context::empty()),
@@ -256,36 +220,25 @@ impl Space {
         }
     }
 
-    /// Returns memory that has not been needed since the last call. For whoever comes by once
-    /// in a while.
-    pub(crate) fn trim(&self) {
-        for free in &self.free {
-            // Half of what was never needed, slot by slot, so that the lock is never held long.
-            let surplus = {
-                let mut free = free.lock();
-                let surplus = free.least / 2;
-                free.least = free.count;
-                surplus
-            };
-            for _ in 0..surplus {
-                let taken = {
-                    let mut free = free.lock();
-                    let Some(first) = NonNull::new(free.first) else { break };
-                    // SAFETY: as in `take`.
-                    free.first = unsafe { first.as_ref() }.next.load(Ordering::Relaxed);
-                    free.count -= 1;
-                    free.least = free.least.min(free.count);
-                    first.cast::<Control>()
-                };
-                // SAFETY: taken from the free list, so it is ours; the identity is not used again
-                // before `create` has made it anew on zeroed memory.
-                unsafe {
-                    self.kit.destroy(taken.as_ref().thread_pointer);
-                    self.arena.give(taken.read().slot);
-                }
-            }
+    /// Returns the slot's memory to the kernel and its address space to the arena.
+    ///
+    /// # Safety
+    /// The slot is the caller's, and nothing runs on it.
+    pub(super) unsafe fn discard(&self, control: NonNull<Control>) {
+        // Relaxed: counts only. Before the memory goes: what is on the way is not in use.
+        self.counters.trimmed.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: by contract; the identity is not used again before `create` has made it anew on zeroed
+        // memory, and the slot's name is read before that is gone.
+        unsafe {
+            self.kit.destroy(control.as_ref().thread_pointer);
+            // Locked memory stays, and is zeroed by `create`.
+            self.arena.release(control.read().slot);
         }
-        self.arena.trim(WARM);
+    }
+
+    /// How many slots of any size the arena has to give that have been used before.
+    pub(super) fn arena_free(&self) -> usize {
+        self.arena.stats().free()
     }
 
     /// Which slot an address lies in. Async-signal-safe.

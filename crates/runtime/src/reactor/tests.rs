@@ -46,7 +46,7 @@ fn give_back(control: NonNull<Control>) {
     // SAFETY: made by `parked`; no list names it any more.
     unsafe {
         control.as_ref().wait.end();
-        space().expect("there was one").give(control, control, 1);
+        space().expect("there was one").give(control);
     }
 }
 

@@ -135,8 +135,7 @@ unsafe extern "C" fn yielded(control: usize) -> usize {
 /// fiber, sched_yield(2).
 pub fn yield_now() {
     let Some(control) = current() else {
-        // SAFETY: sched_yield(2) has no arguments.
-        let _ = unsafe { syscalls::syscall!(syscalls::Sysno::sched_yield) };
+        crate::kernel::sched_yield();
         return;
     };
     // SAFETY: the caller's own control block.

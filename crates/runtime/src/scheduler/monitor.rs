@@ -10,7 +10,8 @@
 //! * A runtime whose handle was dropped has run its last fiber: its threads are to be joined.
 //! * Slots that no fiber has needed for a while return their memory.
 //!
-//! It ticks only while some worker is awake: an idle process has no wake-ups.
+//! It ticks only while some worker is awake: an idle process has no wake-ups, but for one every two seconds
+//! until the memory of a burst has been returned.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -18,7 +19,7 @@ use sleave_context::lock::Lock;
 
 use super::core::Core;
 use super::processor::Processor;
-use crate::fiber::space;
+use crate::fiber::{Space, known_space};
 use crate::kernel::{self, OsThread};
 use crate::wait::Deadline;
 
@@ -26,8 +27,8 @@ use crate::wait::Deadline;
 const TICK: u64 = 5_000_000;
 /// Looks in a row at which a worker is in the same fiber, until it counts as stuck.
 const PATIENCE: u32 = 2;
-/// Looks between two rounds of returning memory.
-const TRIM: u32 = 400;
+/// Nanoseconds between two rounds of returning memory.
+const ROUND: u64 = 2_000_000_000;
 /// Looks without any worker awake, until the monitor sleeps.
 const QUIET: u32 = 4;
 
@@ -83,9 +84,16 @@ fn monitor() {
     MASK.store(change_mask(!GLIBCS), Ordering::Relaxed);
     THREAD.store(kernel::gettid(), Ordering::Relaxed);
     let never = AtomicU32::new(0);
-    let (mut quiet, mut until_trim) = (0, TRIM);
+    let (mut quiet, mut next_round) = (0, kernel::now() + ROUND);
     loop {
-        kernel::futex_wait(&never, 0, Some(kernel::now() + TICK));
+        let now = kernel::now();
+        if now >= next_round {
+            next_round = now + ROUND;
+            if let Some(space) = known_space() {
+                space.round();
+            }
+        }
+        kernel::futex_wait(&never, 0, Some(now + TICK));
         let mut busy = false;
         for watched in WATCHED.lock().iter_mut() {
             busy |= look(watched);
@@ -94,20 +102,14 @@ fn monitor() {
             core.join(Deadline::NEVER);
             core.retire();
         }
-        until_trim -= 1;
-        if until_trim == 0 || quiet == QUIET {
-            until_trim = TRIM;
-            if let Ok(space) = space() {
-                space.trim();
-            }
-        }
         quiet = if busy { 0 } else { quiet + 1 };
         if quiet > QUIET {
             quiet = 0;
             // SeqCst: see `awake`.
             ASLEEP.store(1, Ordering::SeqCst);
             if WATCHED.lock().iter().all(|watched| watched.core.is_idle()) && orphan().is_none() {
-                kernel::futex_wait(&ASLEEP, 1, None);
+                let surplus = known_space().is_some_and(Space::has_surplus);
+                kernel::futex_wait(&ASLEEP, 1, surplus.then_some(next_round));
             }
             ASLEEP.store(0, Ordering::Relaxed);
         }

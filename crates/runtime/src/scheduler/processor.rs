@@ -9,12 +9,9 @@ use sleave_context::Context;
 use super::core::Core;
 use super::queue::Queue;
 use super::seat::Seat;
-use crate::fiber::{self, Control, Header, Runnable, Space};
+use crate::fiber::{self, Control, Header, Runnable, Shelf, Space};
 use crate::wait::Batch;
 use crate::wait::timer::Wheel;
-
-/// How many free slots a processor keeps for itself, and how many it moves at a time.
-const SLOTS: usize = 64;
 
 /// What belongs to one worker; never freed, only passed on.
 ///
@@ -40,9 +37,8 @@ pub(crate) struct Processor {
     pub(super) searching: Cell<bool>,
     /// Owner: state of the generator that chooses whom to steal from.
     random: Cell<u32>,
-    /// Owner: free slots of the runtime's usual size, the warmest first.
-    slots: Cell<*mut Control>,
-    slot_count: Cell<usize>,
+    /// Owner: free slots of the runtime's usual size.
+    shelf: &'static Shelf,
 
     /// The fiber that runs; null on the worker's own stack. Written by the owner.
     pub(crate) running: AtomicPtr<Control>,
@@ -90,8 +86,7 @@ impl Processor {
             number: Cell::new(index),
             searching: Cell::new(false),
             random: Cell::new(index as u32 * 2 + 1),
-            slots: Cell::new(null_mut()),
-            slot_count: Cell::new(0),
+            shelf: Shelf::new(),
             running: AtomicPtr::new(null_mut()),
             switches: AtomicU64::new(0),
             thread: AtomicU32::new(0),
@@ -224,69 +219,36 @@ impl Processor {
         ((u64::from(x) * bound as u64) >> 32) as usize
     }
 
-    /// A slot for `task`, if this processor has a warm one of the right size. The owner calls.
-    pub(super) fn warm_slot(&self, task: NonNull<Header>) -> Option<NonNull<Control>> {
+    /// A free slot for `task`, if there is one of the right size. The owner calls.
+    #[inline]
+    pub(super) fn warm_slot(
+        &self,
+        space: &Space,
+        task: NonNull<Header>,
+    ) -> Option<NonNull<Control>> {
         // SAFETY: the task is in the caller's hands.
-        if unsafe { task.as_ref() }.stack != self.core.slot_size() {
-            return None;
-        }
-        let slot = NonNull::new(self.slots.get())?;
-        // SAFETY: a free slot keeps its control block. Relaxed: the owner's own list.
-        let next = unsafe { slot.as_ref() }.link.next.load(Ordering::Relaxed);
-        self.slots.set(next.cast());
-        self.slot_count.set(self.slot_count.get() - 1);
-        Some(slot)
+        let size = unsafe { task.as_ref() }.stack;
+        self.shelf.take(space, size, size == self.core.slot_size())
     }
 
     /// Takes back the slot of a fiber that has ended. The owner calls.
     ///
     /// # Safety
     /// Nothing runs on the slot any more.
+    #[inline]
     pub(super) unsafe fn keep_slot(&self, space: &Space, slot: NonNull<Control>) {
-        // SAFETY: by contract, here and for all in the list. Relaxed: the owner's own list.
+        // SAFETY: by contract.
         unsafe {
-            if slot.as_ref().slot.size() != self.core.slot_size() {
-                space.give(slot, slot, 1);
-                return;
-            }
-            slot.as_ref().link.next.store(self.slots.get().cast(), Ordering::Relaxed);
-            self.slots.set(slot.as_ptr());
-            self.slot_count.set(self.slot_count.get() + 1);
-            if self.slot_count.get() >= 2 * SLOTS {
-                self.shed_slots(space, SLOTS);
+            if slot.as_ref().slot.size() == self.core.slot_size() {
+                self.shelf.give(space, slot);
+            } else {
+                space.give(slot);
             }
         }
     }
 
-    /// Gives all but the `keep` warmest slots to the common list. The owner calls, or whoever
-    /// has taken the processor over.
-    pub(super) fn shed_slots(&self, space: &Space, keep: usize) {
-        let surplus = self.slot_count.get().saturating_sub(keep);
-        if surplus == 0 {
-            return;
-        }
-        let mut last_kept: Option<NonNull<Control>> = None;
-        let mut slot = self.slots.get();
-        let after = |slot: NonNull<Control>| {
-            // SAFETY: a slot in this list. Relaxed: the owner's own list.
-            unsafe { slot.as_ref() }.link.next.load(Ordering::Relaxed).cast::<Control>()
-        };
-        for _ in 0..keep {
-            last_kept = NonNull::new(slot);
-            slot = last_kept.map_or(null_mut(), after);
-        }
-        let Some(first) = NonNull::new(slot) else { return };
-        let mut last = first;
-        while let Some(next) = NonNull::new(after(last)) {
-            last = next;
-        }
-        match last_kept {
-            // SAFETY: as above.
-            Some(kept) => unsafe { kept.as_ref() }.link.next.store(null_mut(), Ordering::Relaxed),
-            None => self.slots.set(null_mut()),
-        }
-        self.slot_count.set(self.slot_count.get() - surplus);
-        // SAFETY: they have left this list and nothing runs on them.
-        unsafe { space.give(first, last, surplus) };
+    /// Gives the slots of its own to everybody. The owner calls, or whoever has taken the processor over.
+    pub(super) fn shed_slots(&self, space: &Space) {
+        self.shelf.clear(space);
     }
 }

@@ -163,7 +163,7 @@ impl Processor {
             match runnable.as_ref().kind {
                 Kind::Started => Some(runnable.cast()),
                 Kind::Fresh => {
-                    let control = self.warm_slot(runnable.cast())?;
+                    let control = self.warm_slot(the_space(), runnable.cast())?;
                     begin(control, runnable.cast());
                     Some(control)
                 }
@@ -323,7 +323,7 @@ fn retire(processor: &'static Processor) {
     while let Some(runnable) = unsafe { processor.queue.pop() } {
         rest.add(runnable);
     }
-    processor.shed_slots(the_space(), 0);
+    processor.shed_slots(the_space());
     core.stop_searching(processor);
     processor.own(false);
     core.give_processor(processor);

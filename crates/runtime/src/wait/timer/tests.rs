@@ -185,7 +185,7 @@ proptest! {
         prop_assert_eq!(world.wheel.next(), u64::MAX);
         for control in controls {
             // SAFETY: taken above; nothing ran on it and no timer names it any more.
-            unsafe { space.give(control, control, 1) };
+            unsafe { space.give(control) };
         }
     }
 }
@@ -204,6 +204,6 @@ fn more_timers_on_one_tick_than_one_hold_of_the_lock_takes() {
     assert!(world.pending.is_empty());
     for control in controls {
         // SAFETY: taken above; nothing ran on it and no timer names it any more.
-        unsafe { space.give(control, control, 1) };
+        unsafe { space.give(control) };
     }
 }
