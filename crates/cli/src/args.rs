@@ -6,6 +6,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
+use crate::bench::args::Bench;
 use crate::scale::args::Scale;
 
 const EXAMPLES: &str = "\
@@ -15,7 +16,8 @@ Examples:
   sleave demo --json | jq .requests_per_second
   sleave scale connections             as many as this machine lets, over several processes
   sleave scale fibers                  a million parked in one process
-  sleave echo --listen 127.0.0.1:7000  then, elsewhere: nc 127.0.0.1 7000";
+  sleave echo --listen 127.0.0.1:7000  then, elsewhere: nc 127.0.0.1 7000
+  sleave bench pool                    what it costs to begin and end a fiber";
 
 /// Fibers that are threads: ordinary blocking code, many thousands at once on a few OS threads.
 #[derive(Parser, Debug)]
@@ -63,6 +65,12 @@ Examples:
     /// Show how many connections, or fibers, there can be at once
     #[command(subcommand)]
     Scale(Scale),
+    /// Measure a part of the library, beside what it stands in for
+    ///
+    /// Candidates take turns, round after round, so that a machine that drifts treats all alike; what is shown is the
+    /// median of the rounds, and the least and the most.
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 /// Options of `demo`.

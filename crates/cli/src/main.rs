@@ -6,14 +6,16 @@
 //!        │     └───▶ process, limits, report            console   results here, remarks there
 //!        ├─ echo ──▶ connections, signals, limits       children  processes that never outlive us
 //!        │     └───▶ supervisor ──▶ fleet ──▶ (processes) echo --reuse-port
-//!        └─ scale ─┬─ connections ─▶ fleet, (processes) client ─▶ load
-//!                  └─ fibers
+//!        ├─ scale ─┬─ connections ─▶ fleet, (processes) client ─▶ load
+//!        │         └─ fibers
+//!        └─ bench ─── pool
 //! ```
 //!
 //! Exit codes: 0 all well, 1 something failed (an error in the demonstration, an address that cannot be had),
 //! 2 a command line that makes no sense, 130 ended by Ctrl-C.
 
 mod args;
+mod bench;
 mod children;
 mod connections;
 mod console;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         args::Command::Demo(arguments) => demo::run(&arguments),
         args::Command::Echo(arguments) => echo::run(&arguments),
         args::Command::Scale(arguments) => scale::run(&arguments),
+        args::Command::Bench(arguments) => bench::run(&arguments).map(|()| true),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

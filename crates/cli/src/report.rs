@@ -103,6 +103,7 @@ pub fn bytes(bytes: u64) -> String {
 /// A duration given in microseconds, in the unit that reads best.
 pub fn time(microseconds: f64) -> String {
     match microseconds {
+        below if below < 1.0 => format!("{:.0} ns", below * 1e3),
         below if below < 10.0 => format!("{below:.2} µs"),
         below if below < 1_000.0 => format!("{below:.0} µs"),
         below if below < 10_000.0 => format!("{:.2} ms", below / 1e3),
@@ -151,6 +152,7 @@ mod tests {
     #[test]
     fn durations_take_the_unit_that_reads_best() {
         for (microseconds, text) in [
+            (0.3714, "371 ns"),
             (2.346, "2.35 µs"),
             (250.4, "250 µs"),
             (1_500.0, "1.50 ms"),
