@@ -151,7 +151,7 @@ fn odd_sizes_are_used_again_too() {
         runtime.run(|| {
             for _ in 0..200 {
                 let builder = sleave::Builder::new().stack_size(1 << 20);
-                builder.spawn(|| dig::<600_000>()).unwrap().join().unwrap();
+                builder.spawn(dig::<600_000>).unwrap().join().unwrap();
             }
         });
         runtime.stop();

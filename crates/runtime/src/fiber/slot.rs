@@ -128,7 +128,7 @@ impl Space {
     }
 
     /// What the top of a slot holds beside the stack.
-    fn overhead(&self) -> usize {
+    pub(super) fn overhead(&self) -> usize {
         self.kit.size() + size_of::<Control>() + 64 * (COLOURS + 1)
     }
 

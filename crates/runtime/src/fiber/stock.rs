@@ -2,11 +2,10 @@
 //! back to the kernel.
 //!
 //! ```text
-//!           give                round                    round, trim, limit
-//!  fibers ───────▶ shelf ⇄ young ──────▶ settled ─────────────────────────▶ arena
-//!         ◀─────── │       │ shrunk on the way: the deep part of the stack   │ no identity, no memory
-//!           take   ▼       ▼             ▼                                   ▼
-//!           first choice   second        third                               last: made anew
+//!               give                         round: shrunk          round, trim, limit
+//!   a fiber's end ────▶ shelf ◀────▶ young ────────────────▶ settled ──────────────────▶ arena
+//!   its beginning ◀──── first choice,    second,             third,       last: made anew, as it has
+//!               take                                                      neither identity nor memory
 //! ```
 //!
 //! # The limit
@@ -41,7 +40,8 @@ use super::{Control, Space};
 /// How many slots of each size stay whatever happens, or does not.
 const WARM: usize = 64;
 
-/// Bytes at the top of a slot, identity included, that a free slot keeps for long.
+/// Bytes at the top of a slot, identity included, that a free slot keeps for long; more if the identity
+/// is so large that less than half of this would be left for the stack.
 const SHALLOW: usize = 32 << 10;
 
 /// How many slots are on the way at a time.
@@ -288,11 +288,12 @@ impl Space {
             }
             free.away += young.count();
         }
+        let keep = SHALLOW.max(self.overhead() + SHALLOW / 2);
         while let Some(slot) = young.pop() {
             // SAFETY: nothing runs on a free slot, so nobody needs what is on its stack; identity and control
             // block lie in the part that stays.
             unsafe {
-                slot.as_ref().slot.shrink(SHALLOW);
+                slot.as_ref().slot.shrink(keep);
                 settled.push(slot);
             }
         }
