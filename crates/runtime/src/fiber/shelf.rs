@@ -283,3 +283,6 @@ pub(super) fn counts() -> (usize, u64) {
         (count + here, reused + times)
     })
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;
