@@ -151,12 +151,10 @@ impl Row {
         pool::set_limit((self.mode == Mode::FibersWithoutPool).then_some(0));
         let (lives, batch) = (self.lives, self.batch);
         let measured = match self.mode {
-            Mode::Threads => {
-                timed(lives, batch, &|body| Ok(std::thread::Builder::new().spawn(body)?))
-            }
+            Mode::Threads => timed(lives, batch, &|body| std::thread::Builder::new().spawn(body)),
             // On a fiber, since that is where fibers are spawned from.
             Mode::FibersWithoutPool | Mode::FibersWithPool => {
-                runtime.run(|| timed(lives, batch, &|body| Ok(sleave::Builder::new().spawn(body)?)))
+                runtime.run(|| timed(lives, batch, &|body| sleave::Builder::new().spawn(body)))
             }
         };
         let Measured { nanoseconds, made, reused } = measured?;
