@@ -67,6 +67,7 @@ mod kind;
 mod message;
 mod next;
 mod poll;
+mod pthread;
 mod socket;
 mod stream;
 mod table;

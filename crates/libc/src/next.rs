@@ -24,12 +24,23 @@ use std::mem::transmute;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
-    clockid_t, iovec, msghdr, nfds_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t,
+    clockid_t, iovec, msghdr, nfds_t, pollfd, pthread_barrier_t, pthread_cond_t, pthread_mutex_t,
+    pthread_once_t, pthread_rwlock_t, sem_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t,
     timespec, useconds_t,
 };
 
 /// Looks `name` up behind this object.
-fn resolve(name: &CStr) -> *mut c_void {
+pub(crate) fn resolve(name: &CStr) -> *mut c_void {
+    #[cfg(target_env = "gnu")]
+    if name.to_bytes().starts_with(b"pthread_cond_") {
+        // On x86-64 conditions have an older form as well, and dlsym gives that one before glibc 2.36.
+        // SAFETY: dlsym(3) with NUL-terminated strings.
+        let newer =
+            unsafe { libc::dlvsym(libc::RTLD_NEXT, name.as_ptr(), c"GLIBC_2.3.2".as_ptr()) };
+        if !newer.is_null() {
+            return newer;
+        }
+    }
     // SAFETY: dlsym(3) with a NUL-terminated name.
     unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) }
 }
@@ -109,6 +120,7 @@ macro_rules! next {
                 }
             )*
             crate::table::watch_fork();
+            crate::pthread::watch_fork();
         }
     };
     (@type ($($type:ty),*) () $ret:ty) => { unsafe extern "C" fn($($type),*) -> $ret };
@@ -168,6 +180,32 @@ next! {
     fcntl(fd: c_int, command: c_int; argument: usize) -> c_int;
     fcntl64(fd: c_int, command: c_int; argument: usize) -> c_int;
     ioctl(fd: c_int, request: libc::c_ulong; argument: usize) -> c_int;
+
+    pthread_mutex_lock(mutex: *mut pthread_mutex_t) -> c_int;
+    pthread_mutex_trylock(mutex: *mut pthread_mutex_t) -> c_int;
+    pthread_mutex_timedlock(mutex: *mut pthread_mutex_t, at: *const timespec) -> c_int;
+    pthread_mutex_clocklock(mutex: *mut pthread_mutex_t, clock: clockid_t, at: *const timespec) -> c_int;
+    pthread_mutex_unlock(mutex: *mut pthread_mutex_t) -> c_int;
+    pthread_cond_wait(cond: *mut pthread_cond_t, mutex: *mut pthread_mutex_t) -> c_int;
+    pthread_cond_timedwait(cond: *mut pthread_cond_t, mutex: *mut pthread_mutex_t, at: *const timespec) -> c_int;
+    pthread_cond_clockwait(cond: *mut pthread_cond_t, mutex: *mut pthread_mutex_t, clock: clockid_t, at: *const timespec) -> c_int;
+    pthread_cond_signal(cond: *mut pthread_cond_t) -> c_int;
+    pthread_cond_broadcast(cond: *mut pthread_cond_t) -> c_int;
+    pthread_cond_destroy(cond: *mut pthread_cond_t) -> c_int;
+    pthread_rwlock_rdlock(lock: *mut pthread_rwlock_t) -> c_int;
+    pthread_rwlock_wrlock(lock: *mut pthread_rwlock_t) -> c_int;
+    pthread_rwlock_tryrdlock(lock: *mut pthread_rwlock_t) -> c_int;
+    pthread_rwlock_trywrlock(lock: *mut pthread_rwlock_t) -> c_int;
+    pthread_rwlock_clockrdlock(lock: *mut pthread_rwlock_t, clock: clockid_t, at: *const timespec) -> c_int;
+    pthread_rwlock_clockwrlock(lock: *mut pthread_rwlock_t, clock: clockid_t, at: *const timespec) -> c_int;
+    pthread_rwlock_unlock(lock: *mut pthread_rwlock_t) -> c_int;
+    pthread_barrier_wait(barrier: *mut pthread_barrier_t) -> c_int;
+    pthread_barrier_destroy(barrier: *mut pthread_barrier_t) -> c_int;
+    pthread_once(once: *mut pthread_once_t, routine: unsafe extern "C-unwind" fn()) -> c_int;
+    sem_wait(semaphore: *mut sem_t) -> c_int;
+    sem_timedwait(semaphore: *mut sem_t, at: *const timespec) -> c_int;
+    sem_clockwait(semaphore: *mut sem_t, clock: clockid_t, at: *const timespec) -> c_int;
+    sem_post(semaphore: *mut sem_t) -> c_int;
 
     syscall(number: c_long; a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
 }

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
 use sleave_context::Context;
 use sleave_context::stack::Slot;
@@ -61,6 +61,36 @@ impl Control {
     }
 }
 
+/// The runtime at work on the calling fiber's stack, where it holds locks or changes a queue: a
+/// signal handler that interrupts it finds interposition inactive (`interpose`). On a thread
+/// that is no fiber there is nothing to say: interposition is inactive there anyway.
+pub(crate) struct AtWork(Option<NonNull<Control>>);
+
+impl AtWork {
+    pub(crate) fn begin() -> AtWork {
+        let fiber = current();
+        if let Some(control) = fiber {
+            // SAFETY: the caller's own control block.
+            let bypass = unsafe { &control.as_ref().bypass };
+            bypass.set(bypass.get() + 1);
+            // The handler runs on this very thread: the compiler alone must keep the order.
+            compiler_fence(Ordering::SeqCst);
+        }
+        AtWork(fiber)
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        if let Some(control) = self.0 {
+            compiler_fence(Ordering::SeqCst);
+            // SAFETY: as in `begin`; a fiber that moved meanwhile has the same control block.
+            let bypass = unsafe { &control.as_ref().bypass };
+            bypass.set(bypass.get() - 1);
+        }
+    }
+}
+
 /// Where fibers' thread pointers lie. All zero until the first runtime exists, and for ever
 /// where fibers cannot have identities: then nobody is a fiber.
 struct Gate {
@@ -80,6 +110,12 @@ pub(super) fn open_gate(base: usize, len: usize, offset: usize) {
     GATE.base.store(base, Ordering::Relaxed);
     GATE.offset.store(offset, Ordering::Relaxed);
     GATE.len.store(len, Ordering::Relaxed);
+}
+
+/// Whether there may have been a fiber in this process.
+pub(crate) fn may_exist() -> bool {
+    // Relaxed: see `open_gate`.
+    GATE.len.load(Ordering::Relaxed) != 0
 }
 
 /// Whether `address` lies where fibers' slots are.

@@ -27,6 +27,7 @@ use sleave_context::lock::Lock;
 
 use super::bell::Bell;
 use super::injector::Injector;
+use super::mail::Mail;
 use super::monitor;
 use super::processor::Processor;
 use super::seat::Seat;
@@ -83,6 +84,7 @@ pub(crate) struct Core {
     room: AtomicIsize,
 
     pub(super) injector: Injector,
+    pub(super) mail: Mail,
     pub(crate) driver: Driver,
     /// Timers that were started from outside, see `time`.
     timers: Wheel,
@@ -149,6 +151,7 @@ impl Core {
                 active: AtomicUsize::new(0),
                 room: AtomicIsize::new(0),
                 injector: Injector::new(),
+                mail: Mail::new(),
                 driver: Driver::new()?,
                 timers: Wheel::new(kernel::now()),
                 searching: AtomicUsize::new(0),
@@ -237,6 +240,22 @@ impl Core {
         self.notify();
     }
 
+    /// As [`Core::inject`], for one fiber and for callers who may have interrupted anything: takes
+    /// no lock, and starts no worker.
+    pub(super) fn post(&self, runnable: NonNull<Runnable>) {
+        self.mail.leave(runnable);
+        // SeqCst, all: as in `notify`. If nobody sleeps, every worker looks here before it does; if
+        // all are stuck in calls, the monitor starts another.
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::SeqCst) > 0
+            && self.searching.compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        {
+            // Should the sleeper have got up meanwhile, the ring waits for the next, who is then
+            // the one who searches.
+            self.driver.ring();
+        }
+    }
+
     /// Queues what is pinned to the worker of `seat`.
     #[cold]
     pub(super) fn give_pinned(&self, seat: u8, runnable: NonNull<Runnable>) {
@@ -300,7 +319,7 @@ impl Core {
     }
 
     pub(super) fn has_injected(&self) -> bool {
-        self.injector.len() > 0
+        self.injector.len() > 0 || !self.mail.is_empty()
     }
 
     // ---- a worker looks for work ----

@@ -44,6 +44,7 @@ mod alarm;
 mod bell;
 mod core;
 mod injector;
+mod mail;
 mod monitor;
 mod processor;
 mod queue;
@@ -64,7 +65,7 @@ pub(crate) use self::worker::{enter_as_worker, leave};
 
 use std::ptr::NonNull;
 
-use crate::fiber::{Control, Header, Kind, Runnable, TaskRef, current};
+use crate::fiber::{AtWork, Control, Header, Kind, Runnable, TaskRef, current};
 use crate::trace::{self, Why};
 use crate::wait::Batch;
 
@@ -85,6 +86,7 @@ unsafe fn core_of(runnable: NonNull<Runnable>) -> &'static Core {
 
 /// Puts woken fibers where their runtimes will run them.
 pub(crate) fn schedule(mut batch: Batch) {
+    let _at_work = AtWork::begin();
     let here = processor::current();
     trace::scheduled(&batch, here);
     while let Some(first) = batch.take() {
@@ -112,6 +114,15 @@ pub(crate) fn schedule(mut batch: Batch) {
             Some(processor) if std::ptr::eq(processor.core(), core) => processor.ready(same),
             _ => core.inject(same),
         }
+    }
+}
+
+/// As [`schedule`], for callers who may have interrupted anything, the scheduler itself included:
+/// signal handlers. Takes no lock.
+pub(crate) fn post(mut batch: Batch) {
+    while let Some(runnable) = batch.take() {
+        // SAFETY: a batch owns what is in it.
+        unsafe { core_of(runnable) }.post(runnable);
     }
 }
 

@@ -195,7 +195,7 @@ impl Processor {
         // 64th. That one is let through, so that the worker looks further even so.
         self.queue.len() == 0
             && self.seat.get().is_none_or(|seat| seat.len() == 0)
-            && self.core.injector.len() == 0
+            && !self.core.has_injected()
             && !self.count_switch().is_multiple_of(64)
     }
 

@@ -369,13 +369,14 @@ fn work(processor: &'static Processor, done: &dyn Fn() -> bool, bell: Option<&Be
     }
 }
 
-/// Brings to the own queue what waits elsewhere: in the injector, the driver, the wheels.
+/// Brings to the own queue what waits elsewhere: in the injector, the mail, the driver, the wheels.
 fn look_around(processor: &'static Processor, now: u64) {
     let core = processor.core();
     let share = core.injector.len() / core.active().max(1) + 1;
-    let due = core.due(now);
+    let (mail, due) = (core.mail.collect(), core.due(now));
+    trace::scheduled(&mail, Some(processor));
     trace::scheduled(&due, Some(processor));
-    for mut batch in [core.injector.pop(share.min(128)), due] {
+    for mut batch in [core.injector.pop(share.min(128)), mail, due] {
         while let Some(runnable) = batch.take() {
             // SAFETY: the owner calls; the batch owned it.
             unsafe { processor.push(runnable) };
@@ -408,7 +409,7 @@ fn find(processor: &'static Processor) -> Option<NonNull<Runnable>> {
                 return Some(stolen);
             }
         }
-        if core.injector.len() > 0 {
+        if core.has_injected() {
             look_around(processor, crate::kernel::now());
             // SAFETY: as above.
             return unsafe { processor.next() };

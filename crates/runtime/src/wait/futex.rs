@@ -21,18 +21,27 @@
 //! value or the waker sees the waiter.
 //!
 //! Threads wait in the kernel, not here; whoever wakes looks in both places
-//! (`sleave-libc`'s `syscall`).
+//! (`sleave-libc`'s `syscall` and `pthread`).
+//!
+//! # Signal handlers
+//!
+//! A handler may post a semaphore, and may have interrupted somebody who holds a bucket's lock.
+//! [`wake_in_handler`] therefore only *tries* the lock. If it is held, it leaves a note at the bucket, and
+//! tries once more. The holder looks for a note after every unlock, and if there is one wakes
+//! *every* waiter of the bucket, which futex(2) allows at any time. Of two steps each, "unlock, look for a note" and
+//! "leave a note, try the lock", with a full fence between, one sees the other: no wake is lost.
 
 use std::cell::UnsafeCell;
 use std::marker::PhantomPinned;
 use std::pin::pin;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, compiler_fence, fence};
 
-use sleave_context::lock::Lock;
+use sleave_context::lock::{Guard, Lock};
 
 use super::{Batch, Deadline, Reason, Wait};
-use crate::fiber::Control;
+use crate::fiber::{AtWork, Control};
+use crate::scheduler;
 
 /// A power of two.
 const BUCKETS: usize = 1024;
@@ -77,7 +86,60 @@ struct Tree(*mut Waiter);
 // SAFETY: the tree's waiters are touched only under the bucket's lock.
 unsafe impl Send for Tree {}
 
-static TABLE: [Lock<Tree>; BUCKETS] = [const { Lock::new(Tree(null_mut())) }; BUCKETS];
+struct Bucket {
+    tree: Lock<Tree>,
+    /// A signal handler could not take the lock: whoever held it wakes everybody here.
+    note: AtomicBool,
+}
+
+static TABLE: [Bucket; BUCKETS] =
+    [const { Bucket { tree: Lock::new(Tree(null_mut())), note: AtomicBool::new(false) } }; BUCKETS];
+
+impl Bucket {
+    /// Runs `f` under the lock, and afterwards does what the notes left meanwhile ask for.
+    fn locked<T>(&self, f: impl FnOnce(&mut Tree) -> T) -> T {
+        self.with(self.tree.lock(), f)
+    }
+
+    fn with<T>(&self, mut tree: Guard<'_, Tree>, f: impl FnOnce(&mut Tree) -> T) -> T {
+        let value = f(&mut tree);
+        drop(tree);
+        self.answer_notes();
+        value
+    }
+
+    #[inline]
+    fn answer_notes(&self) {
+        // Between the unlock and the look, see the essay. On x86-64 the unlock, an exchange, is
+        // a full fence itself.
+        if cfg!(target_arch = "x86_64") {
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+        // Relaxed: ordered by the fence.
+        if self.note.load(Ordering::Relaxed) {
+            self.wake_everybody();
+        }
+    }
+
+    #[cold]
+    fn wake_everybody(&self) {
+        // AcqRel: who left the note changed its word before.
+        while self.note.swap(false, Ordering::AcqRel) {
+            let mut woken = Batch::new();
+            let mut tree = self.tree.lock();
+            // SAFETY: lock held; the root is linked, hence alive.
+            while let Some(waiter) = unsafe { tree.0.as_ref() } {
+                // SAFETY: as above.
+                unsafe { tree.release(waiter, &mut woken) };
+            }
+            drop(tree);
+            scheduler::post(woken);
+            fence(Ordering::SeqCst);
+        }
+    }
+}
 
 /// The address scattered over all bits: the top ones choose the bucket, the others are the
 /// treap's priority, as random as it needs.
@@ -88,7 +150,7 @@ fn scatter(address: usize) -> u64 {
     (x ^ (x >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9)
 }
 
-fn bucket(address: usize) -> &'static Lock<Tree> {
+fn bucket(address: usize) -> &'static Bucket {
     &TABLE[(scatter(address) >> (64 - BUCKETS.trailing_zeros())) as usize]
 }
 
@@ -169,6 +231,54 @@ impl Tree {
         }
     }
 
+    /// Takes `waiter` out of the tree and wakes it, unless its deadline was a moment faster;
+    /// whether it was woken.
+    ///
+    /// # Safety
+    /// Lock held; the waiter is linked.
+    unsafe fn release(&mut self, waiter: &Waiter, woken: &mut Batch) -> bool {
+        // SAFETY: by contract, which keeps the fiber inside its wait.
+        let won = unsafe {
+            self.remove(std::ptr::from_ref(waiter).cast_mut());
+            woken.wake(waiter.control, Reason::Woken)
+        };
+        // Release: the waiter may be gone after this.
+        waiter.linked.store(false, Ordering::Release);
+        won
+    }
+
+    /// Wakes up to `count` of those who wait on `address` with a mask that meets `mask`, at most [`BATCH`] of them;
+    /// how many, and whether there may be more.
+    ///
+    /// # Safety
+    /// Lock held.
+    unsafe fn take(
+        &mut self,
+        address: usize,
+        count: usize,
+        mask: u32,
+        woken: &mut Batch,
+    ) -> (usize, bool) {
+        let (mut total, mut seen) = (0, 0);
+        // SAFETY: lock held; the queue's waiters are linked, hence alive.
+        unsafe {
+            let mut waiter = *self.find(address);
+            while let Some(candidate) = waiter.as_ref() {
+                if total == count || seen == BATCH {
+                    return (total, total < count);
+                }
+                let next = links(waiter).next;
+                if candidate.mask & mask != 0 {
+                    seen += 1;
+                    // One that its deadline has claimed a moment ago does not count.
+                    total += usize::from(self.release(candidate, woken));
+                }
+                waiter = next;
+            }
+        }
+        (total, false)
+    }
+
     /// Takes `waiter` out of its queue, and its address out of the tree if it was the last.
     ///
     /// # Safety
@@ -228,6 +338,7 @@ impl Tree {
 /// # Panics
 /// If the caller is not a fiber.
 pub unsafe fn wait(word: *const AtomicU32, expected: u32, mask: u32, deadline: Deadline) -> Waited {
+    let _at_work = AtWork::begin();
     let wait = Wait::prepare();
     let bucket = bucket(word as usize);
     let waiter = pin!(Waiter {
@@ -246,26 +357,29 @@ pub unsafe fn wait(word: *const AtomicU32, expected: u32, mask: u32, deadline: D
     });
     let waiter = waiter.as_ref().get_ref();
     let pointer = std::ptr::from_ref(waiter).cast_mut();
-    {
-        let mut tree = bucket.lock();
+    let matches = bucket.locked(|tree| {
         // SAFETY: readable by contract. Relaxed: the lock orders this read against wakers.
-        if unsafe { (*word).load(Ordering::Relaxed) } != expected {
-            drop(tree);
-            wait.abandon();
-            return Waited::Mismatch;
+        let matches = unsafe { (*word).load(Ordering::Relaxed) } == expected;
+        if matches {
+            // SAFETY: lock held; pinned; released below before it goes out of scope.
+            unsafe { tree.push(pointer) };
         }
-        // SAFETY: lock held; pinned; released below before it goes out of scope.
-        unsafe { tree.push(pointer) };
+        matches
+    });
+    if !matches {
+        wait.abandon();
+        return Waited::Mismatch;
     }
     let reason = wait.commit(deadline);
     // Acquire: `false` is the waker's last access.
     if waiter.linked.load(Ordering::Acquire) {
-        let mut tree = bucket.lock();
-        // Relaxed: under the lock.
-        if waiter.linked.load(Ordering::Relaxed) {
-            // SAFETY: lock held; linked.
-            unsafe { tree.remove(pointer) };
-        }
+        bucket.locked(|tree| {
+            // Relaxed: under the lock.
+            if waiter.linked.load(Ordering::Relaxed) {
+                // SAFETY: lock held; linked.
+                unsafe { tree.remove(pointer) };
+            }
+        });
     }
     if reason == Reason::TimedOut { Waited::TimedOut } else { Waited::Woken }
 }
@@ -273,41 +387,63 @@ pub unsafe fn wait(word: *const AtomicU32, expected: u32, mask: u32, deadline: D
 /// Wakes up to `count` fibers that wait on `address` with a mask that meets `mask`, in the
 /// order of their coming; returns how many. Wakes no OS thread.
 ///
-/// May be called from anywhere. The address is only a name: nothing is read there.
+/// May be called from anywhere but a signal handler ([`wake_in_handler`]). The address is only a
+/// name: nothing is read there.
 pub fn wake(address: usize, count: usize, mask: u32) -> usize {
+    let _at_work = AtWork::begin();
     let bucket = bucket(address);
     let mut total = 0;
     loop {
         let mut woken = Batch::new();
-        let mut more = false;
-        {
-            let mut tree = bucket.lock();
-            // SAFETY: lock held; the queue's waiters are linked, hence alive.
-            unsafe {
-                let mut waiter = *tree.find(address);
-                let mut seen = 0;
-                while let Some(candidate) = waiter.as_ref() {
-                    if total == count || seen == BATCH {
-                        more = total < count;
-                        break;
-                    }
-                    let next = links(waiter).next;
-                    if candidate.mask & mask != 0 {
-                        seen += 1;
-                        tree.remove(waiter);
-                        // One that its deadline has claimed a moment ago does not count.
-                        total += usize::from(woken.wake(candidate.control, Reason::Woken));
-                        // Release: the waiter may be gone after this.
-                        candidate.linked.store(false, Ordering::Release);
-                    }
-                    waiter = next;
-                }
-            }
-        }
+        // SAFETY: lock held.
+        let (taken, more) = bucket
+            .locked(|tree| unsafe { tree.take(address, count - total, mask, &mut woken) });
         woken.schedule();
+        total += taken;
         if !more {
             return total;
         }
+    }
+}
+
+/// As [`wake`] of one fiber, for callers who may have interrupted anything: a signal handler on
+/// whatever thread. Async-signal-safe.
+///
+/// `false` if none was woken, or if it is not known: others of the bucket may wake then for no reason.
+pub fn wake_in_handler(address: usize) -> bool {
+    let _at_work = AtWork::begin();
+    let bucket = bucket(address);
+    let tree = bucket.tree.try_lock().or_else(|| {
+        // Release: the word was changed before. The fence: see the essay.
+        bucket.note.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        bucket.tree.try_lock()
+    });
+    let Some(tree) = tree else { return false };
+    let mut woken = Batch::new();
+    // SAFETY: lock held.
+    let (taken, _) =
+        bucket.with(tree, |tree| unsafe { tree.take(address, 1, u32::MAX, &mut woken) });
+    scheduler::post(woken);
+    taken == 1
+}
+
+/// Forgets every waiter: in the child of a fork(2), where the fibers that waited do not exist, and
+/// where whoever held a lock of the table never lets it go.
+///
+/// # Safety
+/// The caller is the only thread of its process.
+pub unsafe fn forget_in_child() {
+    if !crate::fiber::may_exist() {
+        return;
+    }
+    for bucket in &TABLE {
+        let fresh = Lock::new(Tree(null_mut()));
+        // SAFETY: nobody else exists to use the lock; all of it lies in cells, so it may be written
+        // through a shared reference.
+        unsafe { std::ptr::from_ref(&bucket.tree).cast_mut().write(fresh) };
+        // Relaxed: as above.
+        bucket.note.store(false, Ordering::Relaxed);
     }
 }
 
