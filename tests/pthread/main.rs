@@ -13,9 +13,12 @@ mod objects;
 
 mod barriers;
 mod conditions;
+mod foreign;
+mod handlers;
 mod mutexes;
 mod once;
 mod reference;
 mod rwlocks;
 mod semaphores;
+mod stress;
 mod timing;
