@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering::SeqCst};
-use std::time::Duration;
 use std::{ptr, thread};
 
 use crate::objects::{Mutex, Semaphore};
@@ -35,14 +34,12 @@ fn storm(stop: &AtomicBool) {
     let (me, process) = unsafe { (libc::gettid(), libc::getpid()) };
     while !stop.load(SeqCst) {
         let threads = threads();
-        for _ in 0..100 {
+        for _ in 0..1000 {
             for thread in threads.iter().filter(|thread| **thread != me) {
                 // SAFETY: as above.
                 unsafe { libc::syscall(libc::SYS_tgkill, process, *thread, libc::SIGUSR1) };
             }
         }
-        // Leave them some time for what is to be interrupted.
-        thread::sleep(Duration::from_micros(500));
     }
 }
 
@@ -79,7 +76,7 @@ fn posts_by_handlers_are_all_taken() {
             .map(|i| {
                 let (busy, shared) = (Arc::clone(&busy), Arc::clone(&shared));
                 host.spawn(move || {
-                    for round in 0..scaled(10_000) {
+                    for round in 0..scaled(5000) {
                         // The very semaphore: its wake is what the handler most likely interrupts.
                         shared.0.post();
                         POSTS.fetch_add(1, SeqCst);
@@ -111,7 +108,7 @@ fn posts_by_handlers_are_all_taken() {
             let taken = shared.1.get();
             taken == POSTS.load(SeqCst) && shared.0.value() == 0 && taken == shared.1.get()
         });
-        assert!(POSTS.load(SeqCst) > 8 * scaled(10_000), "the handler has posted, too");
+        assert!(POSTS.load(SeqCst) > 8 * scaled(5000), "the handler has posted, too");
         POSTED_TO.store(ptr::null_mut(), SeqCst);
         shared.2.raise();
         takers.iter().for_each(|_| _ = shared.0.post());
