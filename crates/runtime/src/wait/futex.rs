@@ -448,4 +448,6 @@ pub unsafe fn forget_in_child() {
 }
 
 #[cfg(all(test, not(loom)))]
+mod handler_tests;
+#[cfg(all(test, not(loom)))]
 mod tests;
