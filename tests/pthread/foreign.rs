@@ -169,6 +169,39 @@ fn queue(host: Host) -> Option<i32> {
     Some(sum.into_iter().sum())
 }
 
+unsafe extern "C" {
+    fn flockfile(file: *mut libc::FILE);
+    fn funlockfile(file: *mut libc::FILE);
+    fn ftrylockfile(file: *mut libc::FILE) -> c_int;
+}
+
+/// glibc waits for a stream's lock by itself. The monitor replaces the workers that are held, and the owner goes on.
+#[test]
+fn a_lock_inside_glibc_that_is_held_over_a_sleep_is_got_by_all() {
+    everywhere(|host| {
+        // SAFETY: tmpfile(3).
+        let file = unsafe { libc::tmpfile() } as usize;
+        assert_ne!(file, 0);
+        let turns = host.spawn_many(6, move |_| {
+            let file = file as *mut libc::FILE;
+            // SAFETY: flockfile(3): an open stream; the lock is the caller's, and recursive.
+            unsafe {
+                flockfile(file);
+                thread::sleep(std::time::Duration::from_millis(3));
+                let again = ftrylockfile(file);
+                libc::fputc(7, file);
+                funlockfile(file);
+                funlockfile(file);
+                again
+            }
+        });
+        let file = file as *mut libc::FILE;
+        // SAFETY: ftell(3), fclose(3): nobody uses the stream any more.
+        let length = unsafe { (libc::ftell(file), libc::fclose(file)) };
+        (turns, length)
+    });
+}
+
 /// One test, since the library's objects are static.
 #[test]
 fn unmodified_c_code_parks() {

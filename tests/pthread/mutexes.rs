@@ -67,7 +67,12 @@ fn owners_are_told_from_others() {
             .spawn({
                 let (recursive, checking) = (Arc::clone(&recursive), Arc::clone(&checking));
                 move || {
-                    [recursive.try_lock(), recursive.unlock(), checking.try_lock(), checking.unlock()]
+                    [
+                        recursive.try_lock(),
+                        recursive.unlock(),
+                        checking.try_lock(),
+                        checking.unlock(),
+                    ]
                 }
             })
             .value();

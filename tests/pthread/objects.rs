@@ -80,11 +80,8 @@ mod c {
             lock: *mut pthread_rwlock_t,
             at: *const timespec,
         ) -> c_int;
-        pub fn sem_clockwait(
-            semaphore: *mut sem_t,
-            clock: clockid_t,
-            at: *const timespec,
-        ) -> c_int;
+        pub fn sem_clockwait(semaphore: *mut sem_t, clock: clockid_t, at: *const timespec)
+        -> c_int;
     }
 }
 
@@ -235,10 +232,7 @@ impl Barrier {
     pub fn of(count: u32) -> Barrier {
         Object::made(|object| {
             // SAFETY: pthread_barrier_init(3p).
-            assert_eq!(
-                unsafe { libc::pthread_barrier_init(object, std::ptr::null(), count) },
-                0
-            );
+            assert_eq!(unsafe { libc::pthread_barrier_init(object, std::ptr::null(), count) }, 0);
         })
     }
 }

@@ -211,11 +211,7 @@ fn time() -> impl Strategy<Value = Time> {
 }
 
 fn clock() -> impl Strategy<Value = clockid_t> {
-    prop_oneof![
-        Just(libc::CLOCK_REALTIME),
-        Just(libc::CLOCK_MONOTONIC),
-        Just(libc::CLOCK_BOOTTIME)
-    ]
+    prop_oneof![Just(libc::CLOCK_REALTIME), Just(libc::CLOCK_MONOTONIC), Just(libc::CLOCK_BOOTTIME)]
 }
 
 fn op() -> impl Strategy<Value = Op> {

@@ -132,8 +132,8 @@ fn whoever_takes_the_last_count_may_destroy_it() {
             taker.value();
             let bytes = semaphore.get().cast::<u8>();
             // SAFETY: the object's bytes, all written above.
-            let untouched = (0..size_of::<libc::sem_t>())
-                .all(|i| unsafe { bytes.add(i).read() } == 0xaa);
+            let untouched =
+                (0..size_of::<libc::sem_t>()).all(|i| unsafe { bytes.add(i).read() } == 0xaa);
             assert!(untouched, "somebody has written to it");
         }
     });

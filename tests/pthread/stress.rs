@@ -16,11 +16,7 @@ fn crowd() -> usize {
 const THREADS: usize = 4;
 
 /// Runs `f` on `n` fibers and on [`THREADS`] threads.
-fn mixed(
-    host: crate::support::Host,
-    n: usize,
-    f: impl Fn(usize) + Send + Clone + 'static,
-) {
+fn mixed(host: crate::support::Host, n: usize, f: impl Fn(usize) + Send + Clone + 'static) {
     let threads: Vec<_> = (0..THREADS)
         .map(|i| {
             let f = f.clone();
@@ -71,9 +67,11 @@ fn a_mutex_loses_no_increment() {
                     for round in 0..4 {
                         let (mutex, number) = &*shared;
                         match (i + round) % 5 {
-                            0 => while mutex.try_lock() != 0 {
-                                host.yield_now();
-                            },
+                            0 => {
+                                while mutex.try_lock() != 0 {
+                                    host.yield_now();
+                                }
+                            }
                             1 => {
                                 let soon = at(libc::CLOCK_REALTIME, Duration::from_millis(2));
                                 while mutex.timed_lock(&soon) != 0 {

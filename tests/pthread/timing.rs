@@ -65,20 +65,24 @@ fn timed_waits_end_in_time_and_never_early() {
 fn a_time_that_has_passed_or_is_none() {
     everywhere(|host| {
         let held = Held::by(host);
-        [PAST, NEGATIVE].iter().chain(&INVALID).map(|time| {
-            [
-                held.mutex.timed_lock(time),
-                held.mutex.clock_lock(libc::CLOCK_MONOTONIC, time),
-                held.mutex.clock_lock(libc::CLOCK_BOOTTIME, time),
-                held.lock.timed_read(time),
-                held.lock.timed_write(time),
-                held.semaphore.timed_wait(time),
-                held.semaphore.clock_wait(libc::CLOCK_BOOTTIME, time),
-                held.cond[0].timed_wait(&held.own, time),
-                held.cond[1].timed_wait(&held.own, time),
-                held.cond[0].clock_wait(&held.own, libc::CLOCK_BOOTTIME, time),
-            ]
-        }).collect::<Vec<_>>()
+        [PAST, NEGATIVE]
+            .iter()
+            .chain(&INVALID)
+            .map(|time| {
+                [
+                    held.mutex.timed_lock(time),
+                    held.mutex.clock_lock(libc::CLOCK_MONOTONIC, time),
+                    held.mutex.clock_lock(libc::CLOCK_BOOTTIME, time),
+                    held.lock.timed_read(time),
+                    held.lock.timed_write(time),
+                    held.semaphore.timed_wait(time),
+                    held.semaphore.clock_wait(libc::CLOCK_BOOTTIME, time),
+                    held.cond[0].timed_wait(&held.own, time),
+                    held.cond[1].timed_wait(&held.own, time),
+                    held.cond[0].clock_wait(&held.own, libc::CLOCK_BOOTTIME, time),
+                ]
+            })
+            .collect::<Vec<_>>()
     });
 }
 

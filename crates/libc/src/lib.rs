@@ -18,7 +18,7 @@
 //! timing that it gives on a thread; where that cannot be, the table says so.
 //!
 //! # Every symbol
-//! *Parks*: the fiber waits, the worker goes on. *Tracks*: the C library's own call, after which
+//! *Parks*: the fiber waits, the worker goes on. *Wakes*: threads and fibers that wait. *Tracks*: the C library's own call, after which
 //! the table and the reactor know more. *Passes*: nothing to add.
 //!
 //! | symbol | what it does | why, and what to know |
@@ -32,6 +32,17 @@
 //! | `connect` | parks | TCP sockets that this process made and did not share; else passes |
 //! | `poll` `ppoll` `__poll_chk` | parks | `ppoll` with a signal mask passes |
 //! | `syscall` | parks | `SYS_futex` on private words only: a shared word is the kernel's; every other call passes |
+//! | `pthread_mutex_lock` `…_timedlock` `…_clocklock` | parks | all types. Robust mutexes and those shared between processes pass; of those that lend priorities a fiber is told `ENOTSUP` |
+//! | `pthread_mutex_trylock` `pthread_mutex_unlock` | wakes | threads and fibers alike |
+//! | `pthread_cond_wait` `…_timedwait` `…_clockwait` `pthread_cond_destroy` | parks | shared ones pass |
+//! | `pthread_cond_signal` `pthread_cond_broadcast` | wakes | |
+//! | `pthread_rwlock_rdlock` `…_wrlock`, their `timed` and `clock` forms | parks | shared ones pass |
+//! | `pthread_rwlock_tryrdlock` `…_trywrlock` `pthread_rwlock_unlock` | wakes | |
+//! | `pthread_barrier_wait` `pthread_barrier_destroy` | parks | shared ones pass |
+//! | `pthread_once` | parks | while another runs the routine |
+//! | `sem_wait` `sem_timedwait` `sem_clockwait` | parks | shared ones pass; `sem_trywait` is libc's |
+//! | `sem_post` | wakes | also from a signal handler, whatever that has interrupted |
+//! | `mtx_lock` `mtx_trylock` `mtx_timedlock` `mtx_unlock` `cnd_wait` `cnd_timedwait` `cnd_signal` `cnd_broadcast` `cnd_destroy` `call_once` | parks, wakes | C11's names for the same |
 //! | `sched_yield` | yields | to the fibers of this processor |
 //! | `close` `dup2` `dup3` | tracks | wakes fibers that wait on the number, with `EBADF` |
 //! | `dup` `fcntl` `fcntl64` | tracks | duplicates; the program's own `O_NONBLOCK`. `F_SETLKW` blocks the worker |
@@ -44,7 +55,7 @@
 //! - Dynamically linked programs only: the C library's own functions are found by
 //!   `dlsym(RTLD_NEXT)`.
 //! - The C library calls itself without these symbols: stdio (`fread`, `puts`), the resolver
-//!   (`getaddrinfo`) and pthread locks block the worker.
+//!   (`getaddrinfo`) and its own locks block the worker.
 //! - A descriptor from `open`, and one that `fclose` closes, changes its meaning unseen. What
 //!   was closed with `close` is forgotten, and a number taken for a socket that is none is looked
 //!   at again.
@@ -52,7 +63,7 @@
 //! # Reading order
 //! `next` (the C library behind us), `errno`, `kernel` (tries), `kind` and `table` (what is known of
 //! each descriptor), `wait` (from one try to the next), then the families: `stream`, `message`,
-//! `socket`, `create`, `descriptor`, `poll`, `time`, `futex`, `thread`.
+//! `socket`, `create`, `descriptor`, `poll`, `time`, `futex`, `pthread`, `thread`.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("sleave-libc is for 64-bit Linux");

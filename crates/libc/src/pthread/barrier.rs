@@ -72,12 +72,8 @@ impl Barrier {
         let last = loop {
             let last = (seen & ARRIVED) + 1 == count;
             let new = if last { (seen & !ARRIVED).wrapping_add(GENERATION) } else { seen + 1 };
-            let exchange = self.state.compare_exchange_weak(
-                seen,
-                new,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let exchange =
+                self.state.compare_exchange_weak(seen, new, Ordering::AcqRel, Ordering::Relaxed);
             match exchange {
                 Ok(_) => break last,
                 Err(now) => seen = now,

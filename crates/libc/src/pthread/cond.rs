@@ -276,8 +276,7 @@ pub unsafe extern "C-unwind" fn pthread_cond_timedwait(
         match queue_with(cond, mutex) {
             Some(queue) => {
                 let monotonic = layout::COND_FLAGS.of(cond.cast()) & COND_MONOTONIC != 0;
-                let clock =
-                    if monotonic { libc::CLOCK_MONOTONIC } else { libc::CLOCK_REALTIME };
+                let clock = if monotonic { libc::CLOCK_MONOTONIC } else { libc::CLOCK_REALTIME };
                 wait_until(queue, mutex, clock, at)
             }
             None => next::pthread_cond_timedwait(cond, mutex, at),

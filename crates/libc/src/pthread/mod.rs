@@ -12,7 +12,9 @@
 //! | read-write lock, barrier, once | the same | |
 //!
 //! "Both sides" is possible because every way into such an object is a symbol of this crate, the C11
-//! names and glibc's old internal ones (`__pthread_mutex_lock`) included. What glibc locks by itself are objects of its own.
+//! names included. What glibc locks by itself are objects of its own. (It has kept ways for very old objects,
+//! `__pthread_mutex_lock` and the like, to which nothing can be linked any more. An executable cannot
+//! take their place: an object that calls them must not share the lock with fibers.)
 //!
 //! # What stays with glibc
 //!
@@ -40,21 +42,6 @@ mod once;
 mod rwlock;
 mod semaphore;
 mod tables;
-
-/// Another name under which glibc has exported a function: C11's, or one that old objects use.
-macro_rules! alias {
-    ($($name:ident = $of:ident($($arg:ident: $type:ty),*);)*) => {
-        $(
-            #[doc = concat!("The same as `", stringify!($of), "`.")]
-            #[unsafe(no_mangle)]
-            pub unsafe extern "C" fn $name($($arg: $type),*) -> std::ffi::c_int {
-                // SAFETY: the caller's arguments for the same function.
-                unsafe { $of($($arg),*) }
-            }
-        )*
-    };
-}
-use alias;
 
 /// What C11's functions answer, `threads.h`, for an error number of pthreads'.
 fn thrd(code: std::ffi::c_int) -> std::ffi::c_int {

@@ -31,7 +31,7 @@ use sleave_runtime::interpose;
 use sleave_runtime::wait::futex::Waited;
 
 use super::tables::{self, Until};
-use super::{alias, layout, thrd};
+use super::{layout, thrd};
 use crate::next;
 
 const FREE: u32 = 0;
@@ -289,12 +289,6 @@ pub unsafe extern "C" fn pthread_mutex_unlock(mutex: *mut pthread_mutex_t) -> c_
         Whose::Glibcs => unsafe { next::pthread_mutex_unlock(mutex) },
         Whose::Refused => libc::EPERM,
     }
-}
-
-alias! {
-    __pthread_mutex_lock = pthread_mutex_lock(mutex: *mut pthread_mutex_t);
-    __pthread_mutex_trylock = pthread_mutex_trylock(mutex: *mut pthread_mutex_t);
-    __pthread_mutex_unlock = pthread_mutex_unlock(mutex: *mut pthread_mutex_t);
 }
 
 /// `mtx_lock` of C11: a `mtx_t` is a `pthread_mutex_t`.

@@ -91,16 +91,6 @@ unsafe fn slow(word: &AtomicU32, routine: Routine) -> c_int {
     0
 }
 
-/// The same, for old objects.
-#[unsafe(no_mangle)]
-pub unsafe extern "C-unwind" fn __pthread_once(
-    once: *mut pthread_once_t,
-    routine: Routine,
-) -> c_int {
-    // SAFETY: the caller's arguments.
-    unsafe { pthread_once(once, routine) }
-}
-
 /// `call_once` of C11: a `once_flag` is an int as well.
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn call_once(once: *mut pthread_once_t, routine: Routine) {

@@ -37,8 +37,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use libc::{clockid_t, pthread_rwlock_t, timespec};
 use sleave_runtime::wait::futex::Waited;
 
+use super::layout;
 use super::tables::{self, Until};
-use super::{alias, layout};
 use crate::next;
 
 /// `PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP`. The other preference for writers does not stand in
@@ -375,10 +375,7 @@ macro_rules! locks {
 
         #[doc = concat!(stringify!($timed), "(3p)")]
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $timed(
-            lock: *mut pthread_rwlock_t,
-            at: *const timespec,
-        ) -> c_int {
+        pub unsafe extern "C" fn $timed(lock: *mut pthread_rwlock_t, at: *const timespec) -> c_int {
             // SAFETY: the caller's lock and time.
             unsafe { $clocked(lock, libc::CLOCK_REALTIME, at) }
         }
@@ -439,14 +436,6 @@ pub unsafe extern "C" fn pthread_rwlock_unlock(lock: *mut pthread_rwlock_t) -> c
         // SAFETY: the caller's argument for the same function.
         None => unsafe { next::pthread_rwlock_unlock(lock) },
     }
-}
-
-alias! {
-    __pthread_rwlock_rdlock = pthread_rwlock_rdlock(lock: *mut pthread_rwlock_t);
-    __pthread_rwlock_wrlock = pthread_rwlock_wrlock(lock: *mut pthread_rwlock_t);
-    __pthread_rwlock_tryrdlock = pthread_rwlock_tryrdlock(lock: *mut pthread_rwlock_t);
-    __pthread_rwlock_trywrlock = pthread_rwlock_trywrlock(lock: *mut pthread_rwlock_t);
-    __pthread_rwlock_unlock = pthread_rwlock_unlock(lock: *mut pthread_rwlock_t);
 }
 
 #[cfg(test)]

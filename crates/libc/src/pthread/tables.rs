@@ -71,11 +71,7 @@ pub(super) fn knows_clock(clock: clockid_t) -> bool {
 ///
 /// # Safety
 /// `word` is readable during the call. `until` has passed [`Until::check`].
-pub(super) unsafe fn wait(
-    word: *const AtomicU32,
-    expected: u32,
-    until: Option<&Until>,
-) -> Waited {
+pub(super) unsafe fn wait(word: *const AtomicU32, expected: u32, until: Option<&Until>) -> Waited {
     if until.is_some_and(Until::is_negative) {
         return Waited::TimedOut;
     }

@@ -396,8 +396,8 @@ pub fn wake(address: usize, count: usize, mask: u32) -> usize {
     loop {
         let mut woken = Batch::new();
         // SAFETY: lock held.
-        let (taken, more) = bucket
-            .locked(|tree| unsafe { tree.take(address, count - total, mask, &mut woken) });
+        let (taken, more) =
+            bucket.locked(|tree| unsafe { tree.take(address, count - total, mask, &mut woken) });
         woken.schedule();
         total += taken;
         if !more {
