@@ -14,6 +14,7 @@ mod objects;
 mod barriers;
 mod conditions;
 mod foreign;
+mod forks;
 mod handlers;
 mod mutexes;
 mod once;

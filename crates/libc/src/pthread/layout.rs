@@ -50,12 +50,11 @@ impl Place {
     /// number from [`caller`].
     #[inline(always)]
     pub(super) unsafe fn of(&self, object: *const c_void) -> u32 {
-        // Relaxed: written before the caller's number could be known. The word changes only when
-        // the object is initialised.
+        // SAFETY: by contract. Relaxed, both: the place was found before the caller's number could be
+        // known; the word changes only when the object is initialised.
         unsafe {
-            // SAFETY: by contract.
-            (*object.byte_add(self.0.load(Ordering::Relaxed)).cast::<AtomicU32>())
-                .load(Ordering::Relaxed)
+            let offset = self.0.load(Ordering::Relaxed);
+            (*object.byte_add(offset).cast::<AtomicU32>()).load(Ordering::Relaxed)
         }
     }
 }

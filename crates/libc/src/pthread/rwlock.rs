@@ -88,11 +88,11 @@ impl State {
     }
 
     fn waiting_writers(self) -> u64 {
-        self.0 / WAITING_WRITER & MOST_WAITING
+        (self.0 / WAITING_WRITER) & MOST_WAITING
     }
 
     fn waiting_readers(self) -> u64 {
-        self.0 / WAITING_READER & MOST_WAITING
+        (self.0 / WAITING_READER) & MOST_WAITING
     }
 
     fn epoch(self) -> u64 {
@@ -101,7 +101,7 @@ impl State {
 
     /// Whether a reader may get in.
     fn admits_reader(self, writers_first: bool) -> bool {
-        !self.has_writer() && !(writers_first && self.0 & WANT != 0)
+        !self.has_writer() && (!writers_first || self.0 & WANT == 0)
     }
 
     /// One writer waits no longer.
@@ -252,7 +252,7 @@ impl RwLock {
             if !free && state.waiting_writers() == MOST_WAITING {
                 return libc::EAGAIN;
             }
-            let new = if free { state.0 | WRITER } else { state.0 + WAITING_WRITER | WANT };
+            let new = if free { state.0 | WRITER } else { (state.0 + WAITING_WRITER) | WANT };
             match self.change(state, State(new)) {
                 Ok(()) if free => break,
                 Ok(()) => {
@@ -446,15 +446,15 @@ mod tests {
 
     #[test]
     fn a_writer_hands_over_to_all_readers_that_wait() {
-        let state = State(WRITER + READERS * WAITING_READER + WAITING_WRITER | WANT);
+        let state = State((WRITER + READERS * WAITING_READER + WAITING_WRITER) | WANT);
         let (new, heirs) = state.unlocked(false).expect("held");
         assert_eq!(heirs, Heirs::AllReaders);
-        assert_eq!(new, State(READERS * HOLDER + WAITING_WRITER | WANT | EPOCH));
+        assert_eq!(new, State((READERS * HOLDER + WAITING_WRITER) | WANT | EPOCH));
     }
 
     #[test]
     fn with_preference_a_waiting_writer_goes_before_readers() {
-        let state = State(WRITER + READERS * WAITING_READER + WAITING_WRITER | WANT);
+        let state = State((WRITER + READERS * WAITING_READER + WAITING_WRITER) | WANT);
         let (new, heirs) = state.unlocked(true).expect("held");
         assert_eq!(heirs, Heirs::OneWriter);
         assert!(new.is_free() && !new.admits_reader(true) && new.admits_reader(false));
@@ -464,7 +464,7 @@ mod tests {
 
     #[test]
     fn the_last_reader_wakes_a_writer() {
-        let state = State(2 * HOLDER + WAITING_WRITER | WANT);
+        let state = State((2 * HOLDER + WAITING_WRITER) | WANT);
         let (one, heirs) = state.unlocked(false).expect("held");
         assert_eq!(heirs, Heirs::Nobody);
         let (none, heirs) = one.unlocked(false).expect("held");
@@ -480,7 +480,7 @@ mod tests {
 
     #[test]
     fn what_ends_a_wait_changes_the_half_that_is_waited_on() {
-        let full = MOST_WAITING * WAITING_READER + MOST_WAITING * WAITING_WRITER | WANT;
+        let full = (MOST_WAITING * WAITING_READER + MOST_WAITING * WAITING_WRITER) | WANT;
         for held in [WRITER, HOLDER] {
             let state = State(full | held);
             for writers_first in [false, true] {
@@ -492,7 +492,7 @@ mod tests {
                 }
             }
         }
-        let last = State(HOLDER + WAITING_READER + WAITING_WRITER | WANT);
+        let last = State((HOLDER + WAITING_READER + WAITING_WRITER) | WANT);
         assert_ne!(last.without_waiting_writer().high(), last.high());
         assert!(last.without_waiting_writer().admits_reader(true));
     }
