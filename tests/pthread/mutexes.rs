@@ -187,8 +187,9 @@ fn a_condition_takes_mutexes_of_every_kind() {
 #[test]
 fn a_fiber_is_refused_what_would_lend_it_a_priority() {
     on_fibers(|_| {
-        for protocol in [libc::PTHREAD_PRIO_INHERIT] {
-            let mutex = Mutex::with(0, libc::PTHREAD_PROCESS_PRIVATE, protocol);
+        for kind in [libc::PTHREAD_MUTEX_NORMAL, libc::PTHREAD_MUTEX_RECURSIVE] {
+            let protocol = libc::PTHREAD_PRIO_INHERIT;
+            let mutex = Mutex::with(kind, libc::PTHREAD_PROCESS_PRIVATE, protocol);
             assert_eq!(mutex.lock(), libc::ENOTSUP);
             assert_eq!(mutex.try_lock(), libc::ENOTSUP);
             assert_eq!(mutex.unlock(), libc::EPERM);

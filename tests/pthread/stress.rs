@@ -146,7 +146,7 @@ fn a_queue_of_conditions_loses_and_doubles_nothing() {
                 queue.sum.add(item.expect("one"));
             }
         };
-        mixed(host, 2 * n, move |i| if i % 2 == 0 { put(i / 2) } else { get(i) });
+        mixed(host, 2 * n, move |i| if i.is_multiple_of(2) { put(i / 2) } else { get(i) });
         assert_eq!(queue.sum.get(), all * (all - 1) / 2);
         assert_eq!(len(&queue), 0);
     });
