@@ -121,7 +121,7 @@ fn a_queue_of_conditions_loses_and_doubles_nothing() {
             move |i: usize| {
                 queue.mutex.lock();
                 while len(&queue) == ROOM {
-                    if i % 3 == 0 {
+                    if i.is_multiple_of(3) {
                         let soon = at(libc::CLOCK_MONOTONIC, Duration::from_millis(1));
                         queue.emptied.timed_wait(&queue.mutex, &soon);
                     } else {
