@@ -1,6 +1,6 @@
 //! The descriptor itself: `close dup dup2 dup3 fcntl ioctl`.
 //!
-//! None of them parks. They tell the table and the reactor what happens to a number, whoever
+//! None of them parks (but an `fcntl` that waits for a file's lock, see `lock`). They tell the table and the reactor what happens to a number, whoever
 //! calls, fiber or thread:
 //!
 //! ```text
@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A close that takes long (`SO_LINGER`, a file on a network) blocks the worker, and the monitor
-//! gives its other fibers to another thread; so does `F_SETLKW`.
+//! gives its other fibers to another thread.
 //!
 //! `fcntl` and `ioctl` are variadic in C. They are defined with one word instead, since on
 //! x86-64 and AArch64 Linux a variadic integer or pointer travels where a fixed one does; a word
@@ -25,7 +25,7 @@ use std::ffi::{c_int, c_ulong};
 use sleave_runtime::reactor;
 
 use crate::table::State;
-use crate::{errno, kernel, next, table};
+use crate::{errno, kernel, lock, next, table};
 
 /// `new` has become another name of what `old` names.
 fn duplicated(old: c_int, new: c_int) {
@@ -107,7 +107,11 @@ unsafe fn control(
     call: unsafe fn(c_int, c_int, usize) -> c_int,
 ) -> c_int {
     // SAFETY: the caller's arguments for the same function.
-    let result = unsafe { call(fd, command, argument) };
+    let call = |command| unsafe { call(fd, command, argument) };
+    if let Some(try_command) = lock::waiting(command) {
+        return lock::control(command, try_command, call);
+    }
+    let result = call(command);
     if result < 0 {
         return result;
     }

@@ -16,6 +16,12 @@ pub(crate) fn set(code: c_int) {
     unsafe { *libc::__errno_location() = code };
 }
 
+/// The caller's `errno`.
+pub(crate) fn get() -> c_int {
+    // SAFETY: errno(3), as above, for reading.
+    unsafe { *libc::__errno_location() }
+}
+
 /// The C library's form of the kernel's `result`.
 #[inline(always)]
 pub(crate) fn finish(result: isize) -> isize {
@@ -36,8 +42,7 @@ fn fail(result: isize) -> isize {
 
 /// The kernel's form of what a function of the C library has just returned.
 pub(crate) fn kernel_form(result: c_int) -> isize {
-    // SAFETY: errno(3), as above, for reading.
-    if result < 0 { error(unsafe { *libc::__errno_location() }) } else { result as isize }
+    if result < 0 { error(get()) } else { result as isize }
 }
 
 /// The kernel's form of an error number.

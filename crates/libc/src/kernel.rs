@@ -12,7 +12,7 @@
 //!
 //! Sources: recv(2), send(2), readv(2), poll(2), and `fs/read_write.c`, `net/socket.c` of Linux.
 
-use std::ffi::{c_int, c_short, c_uint, c_void};
+use std::ffi::{c_char, c_int, c_short, c_uint, c_void};
 use std::mem::size_of;
 
 use libc::{iovec, msghdr, sockaddr, socklen_t};
@@ -57,6 +57,19 @@ pub(crate) unsafe fn writev_nowait(fd: c_int, parts: *const iovec, count: c_int)
     // SAFETY: pwritev2(2): offset -1 writes at the file position as writev does; the kernel
     // checks the array and its buffers.
     unsafe { raw_syscall!(Sysno::pwritev2, fd, parts, count, -1isize, -1isize, NOWAIT) as isize }
+}
+
+/// preadv2(2), at the file position if `offset` is -1
+pub(crate) unsafe fn preadv2(
+    fd: c_int,
+    parts: *const iovec,
+    count: c_int,
+    offset: i64,
+    flags: c_int,
+) -> isize {
+    // SAFETY: preadv2(2): the kernel checks the array and its buffers, the caller's. A 64-bit kernel takes the offset
+    // from its first word; the second is -1 if that is, so that the two agree.
+    unsafe { raw_syscall!(Sysno::preadv2, fd, parts, count, offset, offset >> 63, flags) as isize }
 }
 
 /// recvfrom(2)
@@ -160,6 +173,54 @@ pub(crate) fn file_type(fd: c_int) -> Option<libc::mode_t> {
     let result = unsafe { raw_syscall!(Sysno::fstat, fd, status.as_mut_ptr()) as isize };
     // SAFETY: fstat succeeded and so has written the whole structure.
     (result == 0).then(|| unsafe { status.assume_init() }.st_mode & libc::S_IFMT)
+}
+
+/// Whether `path` names a FIFO, statx(2); `false` also if that cannot be found out.
+///
+/// # Safety
+/// `path` is a string of the program's, or what the kernel will refuse.
+pub(crate) unsafe fn is_fifo(directory: c_int, path: *const c_char) -> bool {
+    let mut status = std::mem::MaybeUninit::<libc::statx>::uninit();
+    let (at, wanted) = (status.as_mut_ptr(), libc::STATX_TYPE);
+    // SAFETY: statx(2) checks the path and fills one structure.
+    let result = unsafe { raw_syscall!(Sysno::statx, directory, path, 0, wanted, at) as isize };
+    // SAFETY: statx succeeded and so has written the whole structure.
+    result == 0
+        && u32::from(unsafe { status.assume_init() }.stx_mode) & libc::S_IFMT == libc::S_IFIFO
+}
+
+/// close(2) of a descriptor of our own
+pub(crate) fn close(fd: c_int) -> isize {
+    // SAFETY: close(2) takes a number.
+    unsafe { raw_syscall!(Sysno::close, fd) as isize }
+}
+
+/// pidfd_open(2)
+pub(crate) fn pidfd_open(pid: libc::pid_t) -> isize {
+    // SAFETY: pidfd_open(2) takes two numbers.
+    unsafe { raw_syscall!(Sysno::pidfd_open, pid, 0) as isize }
+}
+
+/// wait4(2)
+pub(crate) unsafe fn wait4(
+    pid: libc::pid_t,
+    status: *mut c_int,
+    options: c_int,
+    usage: *mut libc::rusage,
+) -> isize {
+    // SAFETY: wait4(2): the kernel checks both pointers, which are the caller's.
+    unsafe { raw_syscall!(Sysno::wait4, pid, status, options, usage) as isize }
+}
+
+/// waitid(2), without the kernel's fifth argument
+pub(crate) unsafe fn waitid(
+    kind: libc::idtype_t,
+    id: libc::id_t,
+    info: *mut libc::siginfo_t,
+    options: c_int,
+) -> isize {
+    // SAFETY: waitid(2): the kernel checks the pointer, which is the caller's.
+    unsafe { raw_syscall!(Sysno::waitid, kind, id, info, options, std::ptr::null::<u8>()) as isize }
 }
 
 /// A socket option of a plain type, getsockopt(2), and the size that the kernel gave it.

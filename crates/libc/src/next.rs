@@ -19,15 +19,18 @@
 //!
 //! Sources: dlsym(3), ELF gABI on `.init_array`.
 
-use std::ffi::{CStr, c_int, c_long, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_long, c_uchar, c_uint, c_void};
 use std::mem::transmute;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
-    clockid_t, iovec, msghdr, nfds_t, pollfd, pthread_barrier_t, pthread_cond_t, pthread_mutex_t,
-    pthread_once_t, pthread_rwlock_t, sem_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t,
-    timespec, useconds_t,
+    FILE, addrinfo, clockid_t, hostent, id_t, idtype_t, iovec, mode_t, msghdr, nfds_t, off_t,
+    off64_t, pid_t, pollfd, pthread_barrier_t, pthread_cond_t, pthread_mutex_t, pthread_once_t,
+    pthread_rwlock_t, pthread_t, rusage, sem_t, siginfo_t, sigset_t, size_t, sockaddr, socklen_t,
+    ssize_t, timespec, useconds_t,
 };
+
+use crate::resolve::{Net, Resolver};
 
 /// Looks `name` up behind this object.
 pub(crate) fn resolve(name: &CStr) -> *mut c_void {
@@ -68,6 +71,7 @@ macro_rules! next {
     ($( $name:ident($($arg:ident: $type:ty),* $(; $($more:ident: $word:ty),+)?) -> $ret:ty; )*) => {
         $(
             /// The C library's own.
+            #[allow(clippy::too_many_arguments, reason = "the C library's own")]
             #[inline(always)]
             pub(crate) unsafe fn $name(
                 $($arg: $type,)* $($($more: $word,)+)?
@@ -95,6 +99,7 @@ macro_rules! next {
         mod first {
             use super::*;
             $(
+                #[allow(clippy::too_many_arguments, reason = "the C library's own")]
                 #[cold]
                 pub(super) unsafe extern "C" fn $name(
                     $($arg: $type,)* $($($more: $word,)+)?
@@ -206,6 +211,69 @@ next! {
     sem_timedwait(semaphore: *mut sem_t, at: *const timespec) -> c_int;
     sem_clockwait(semaphore: *mut sem_t, clock: clockid_t, at: *const timespec) -> c_int;
     sem_post(semaphore: *mut sem_t) -> c_int;
+
+    open(path: *const c_char, flags: c_int; mode: mode_t) -> c_int;
+    open64(path: *const c_char, flags: c_int; mode: mode_t) -> c_int;
+    openat(directory: c_int, path: *const c_char, flags: c_int; mode: mode_t) -> c_int;
+    openat64(directory: c_int, path: *const c_char, flags: c_int; mode: mode_t) -> c_int;
+    creat(path: *const c_char, mode: mode_t) -> c_int;
+    creat64(path: *const c_char, mode: mode_t) -> c_int;
+    __open_2(path: *const c_char, flags: c_int) -> c_int;
+    __open64_2(path: *const c_char, flags: c_int) -> c_int;
+    __openat_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int;
+    __openat64_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int;
+
+    pread(fd: c_int, buffer: *mut c_void, len: size_t, offset: off_t) -> ssize_t;
+    pread64(fd: c_int, buffer: *mut c_void, len: size_t, offset: off64_t) -> ssize_t;
+    preadv(fd: c_int, parts: *const iovec, count: c_int, offset: off_t) -> ssize_t;
+    preadv64(fd: c_int, parts: *const iovec, count: c_int, offset: off64_t) -> ssize_t;
+    fsync(fd: c_int) -> c_int;
+    fdatasync(fd: c_int) -> c_int;
+    sync() -> ();
+    syncfs(fd: c_int) -> c_int;
+    sync_file_range(fd: c_int, offset: off64_t, len: off64_t, flags: c_uint) -> c_int;
+    msync(start: *mut c_void, len: size_t, flags: c_int) -> c_int;
+
+    flock(fd: c_int, operation: c_int) -> c_int;
+    lockf(fd: c_int, command: c_int, len: off_t) -> c_int;
+    lockf64(fd: c_int, command: c_int, len: off_t) -> c_int;
+
+    getaddrinfo(node: *const c_char, service: *const c_char, hints: *const addrinfo, found: *mut *mut addrinfo) -> c_int;
+    getnameinfo(address: *const sockaddr, len: socklen_t, host: *mut c_char, host_len: socklen_t, service: *mut c_char, service_len: socklen_t, flags: c_int) -> c_int;
+    gethostbyname(name: *const c_char) -> *mut hostent;
+    gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent;
+    gethostbyaddr(address: *const c_void, len: socklen_t, family: c_int) -> *mut hostent;
+    gethostbyname_r(name: *const c_char, entry: *mut hostent, buffer: *mut c_char, len: size_t, found: *mut *mut hostent, error: *mut c_int) -> c_int;
+    gethostbyname2_r(name: *const c_char, family: c_int, entry: *mut hostent, buffer: *mut c_char, len: size_t, found: *mut *mut hostent, error: *mut c_int) -> c_int;
+    gethostbyaddr_r(address: *const c_void, address_len: socklen_t, family: c_int, entry: *mut hostent, buffer: *mut c_char, len: size_t, found: *mut *mut hostent, error: *mut c_int) -> c_int;
+    getnetbyname(name: *const c_char) -> *mut Net;
+    getnetbyaddr(net: c_uint, family: c_int) -> *mut Net;
+    res_query(name: *const c_char, class: c_int, kind: c_int, answer: *mut c_uchar, len: c_int) -> c_int;
+    res_search(name: *const c_char, class: c_int, kind: c_int, answer: *mut c_uchar, len: c_int) -> c_int;
+    res_querydomain(name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut c_uchar, len: c_int) -> c_int;
+    res_send(query: *const c_uchar, query_len: c_int, answer: *mut c_uchar, len: c_int) -> c_int;
+    res_nquery(state: Resolver, name: *const c_char, class: c_int, kind: c_int, answer: *mut c_uchar, len: c_int) -> c_int;
+    res_nsearch(state: Resolver, name: *const c_char, class: c_int, kind: c_int, answer: *mut c_uchar, len: c_int) -> c_int;
+    res_nquerydomain(state: Resolver, name: *const c_char, domain: *const c_char, class: c_int, kind: c_int, answer: *mut c_uchar, len: c_int) -> c_int;
+    res_nsend(state: Resolver, query: *const c_uchar, query_len: c_int, answer: *mut c_uchar, len: c_int) -> c_int;
+
+    waitpid(pid: pid_t, status: *mut c_int, options: c_int) -> pid_t;
+    waitid(kind: idtype_t, id: id_t, info: *mut siginfo_t, options: c_int) -> c_int;
+    wait4(pid: pid_t, status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t;
+    system(command: *const c_char) -> c_int;
+    pclose(stream: *mut FILE) -> c_int;
+
+    pthread_join(thread: pthread_t, result: *mut *mut c_void) -> c_int;
+    pthread_tryjoin_np(thread: pthread_t, result: *mut *mut c_void) -> c_int;
+    pthread_timedjoin_np(thread: pthread_t, result: *mut *mut c_void, at: *const timespec) -> c_int;
+    pthread_clockjoin_np(thread: pthread_t, result: *mut *mut c_void, clock: clockid_t, at: *const timespec) -> c_int;
+    thrd_join(thread: pthread_t, result: *mut c_int) -> c_int;
+
+    sigwait(set: *const sigset_t, signal: *mut c_int) -> c_int;
+    sigwaitinfo(set: *const sigset_t, info: *mut siginfo_t) -> c_int;
+    sigtimedwait(set: *const sigset_t, info: *mut siginfo_t, timeout: *const timespec) -> c_int;
+    pause() -> c_int;
+    sigsuspend(mask: *const sigset_t) -> c_int;
 
     syscall(number: c_long; a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> c_long;
 }

@@ -7,15 +7,13 @@
 //! | a socket | `recvfrom`, `sendto` with `MSG_DONTWAIT` | `preadv2`, `pwritev2` with `RWF_NOWAIT` |
 //! | a pipe or device | `preadv2`, `pwritev2` with `RWF_NOWAIT` | the same |
 //! | one of those that answers `EOPNOTSUPP` (terminals, FIFOs, writing an eventfd) | `poll` that does not wait, then the plain call | the same |
-//! | a file | the plain call: see below | the same |
+//! | a file | `file`, or the plain call: see below | the same |
 //!
 //! The vector calls go through `preadv2` even on sockets: the kernel then reads the program's
 //! array, not we, so that a bad one is `EFAULT` and an empty one is nothing, as in readv(2).
 //!
-//! **A regular file is never "not ready"**: epoll refuses it, and `RWF_NOWAIT` answers only
-//! whether the page is cached. Trying that first would cost a second call whenever it is not, and
-//! for writes it is refused by most file systems; so the call is made as it is. If it takes long,
-//! the runtime's monitor gives the worker's other fibers to another thread.
+//! **A regular file is never "not ready"**: how it is read is told in `file`; writing, the call is made as it is. If it
+//! takes long, the runtime's monitor gives the worker's other fibers to another thread.
 //!
 //! **A plain call after poll** blocks only if somebody else took what poll had seen. Writing a
 //! FIFO, poll promises room for `PIPE_BUF` bytes and no more: a longer write is made of pieces of
@@ -34,7 +32,7 @@ use crate::message::{self, receive, receive_rest, send_buffer, send_rest};
 use crate::table::{self, Descriptor, Kind, State};
 use crate::vector::{self, Rest};
 use crate::wait::{self, Next, Wait};
-use crate::{errno, kernel, next};
+use crate::{errno, file, kernel, next};
 
 const UNSUPPORTED: isize = errno::error(libc::EOPNOTSUPP);
 const NO_SOCKET: isize = errno::error(libc::ENOTSOCK);
@@ -109,7 +107,11 @@ unsafe fn try_write(d: &Descriptor, parts: *const iovec, count: c_int) -> isize 
 unsafe fn input(mut d: Descriptor, parts: *const iovec, count: c_int) -> isize {
     // SAFETY: the caller's arguments, unchanged.
     let plain = move || unsafe { kernel::readv(d.fd, parts, count) };
-    let never_waits = matches!(d.kind(), Kind::File | Kind::Unknown) || d.known_nonblocking();
+    if d.kind() == Kind::File {
+        // SAFETY: as above.
+        return unsafe { file::readv(d, parts, count) };
+    }
+    let never_waits = d.kind() == Kind::Unknown || d.known_nonblocking();
     if never_waits || !(1..=libc::UIO_MAXIOV).contains(&count) {
         return plain();
     }
@@ -252,7 +254,8 @@ unsafe fn read_buffer(d: Descriptor, buffer: *mut c_void, len: usize) -> isize {
                 result
             }
             Kind::Pipe | Kind::Device => input(d, &iovec { iov_base: buffer, iov_len: len }, 1),
-            Kind::File | Kind::Unknown => kernel::read(d.fd, buffer, len),
+            Kind::File => file::read(d, buffer, len),
+            Kind::Unknown => kernel::read(d.fd, buffer, len),
         }
     }
 }

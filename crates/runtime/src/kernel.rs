@@ -228,6 +228,26 @@ pub(crate) fn gettid() -> u32 {
     unsafe { syscall!(Sysno::gettid) }.unwrap_or(0) as u32
 }
 
+/// Blocks exactly the signals of `mask` in the calling OS thread. rt_sigprocmask(2)
+pub(crate) fn set_signal_mask(mask: u64) {
+    change_signal_mask(Some(&mask));
+}
+
+/// The signals that the calling OS thread blocks. rt_sigprocmask(2)
+pub(crate) fn signal_mask() -> u64 {
+    change_signal_mask(None)
+}
+
+fn change_signal_mask(mask: Option<&u64>) -> u64 {
+    let mut before = 0u64;
+    let mask = mask.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: rt_sigprocmask(2) reads one mask of eight bytes, or none, and writes another.
+    let _ = unsafe {
+        syscall!(Sysno::rt_sigprocmask, libc::SIG_SETMASK, mask, &raw mut before, 8usize)
+    };
+    before
+}
+
 /// Nanoseconds of CPU time that the OS thread `tid` of this process has used; `None` if it is
 /// gone. clock_gettime(2), CPU-time clocks
 pub(crate) fn cpu_time(tid: u32) -> Option<u64> {

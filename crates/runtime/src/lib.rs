@@ -12,7 +12,7 @@
 //! | [`reactor`] | waiting for descriptors |
 //! | [`scheduler`] | processors, workers, who runs when |
 //! | `runtime`, `spawn`, `scope`, `timer`, [`pool`] | what a program calls |
-//! | [`interpose`] | what the interposed C library asks |
+//! | [`interpose`], [`mod@blocking`] | what the interposed C library asks, and how it hands off what blocks |
 //! | `trace` | a line on standard error for everything that happens to a fiber; a feature |
 //!
 //! (`fiber`, `wait` and `scheduler` know each other's types: a control block names its processor,
@@ -21,6 +21,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("sleave needs Linux: epoll, futexes and the thread pointer are its ground");
 
+pub mod blocking;
 pub mod identity;
 pub mod interpose;
 pub mod pool;
@@ -37,6 +38,7 @@ mod sync;
 mod timer;
 mod trace;
 
+pub use blocking::blocking;
 pub use fiber::{Fiber, FiberId, NoFibers};
 pub use reactor::event;
 pub use runtime::{Runtime, RuntimeBuilder, identity, run};

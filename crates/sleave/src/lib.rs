@@ -60,6 +60,7 @@
 #[cfg(feature = "interpose")]
 use sleave_libc as _;
 
+pub use sleave_runtime::blocking::blocking;
 pub use sleave_runtime::interpose::{set as interpose, uninterposed};
 pub use sleave_runtime::{
     Builder, Fiber, FiberId, JoinHandle, NoFibers, Runtime, RuntimeBuilder, Scope,

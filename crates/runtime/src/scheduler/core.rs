@@ -4,14 +4,17 @@
 //! about to ring for a worker when that fiber has long ended and its runtime has stopped. A late
 //! ring at a core is harmless; at freed memory it would not be.
 //!
-//! Here is how work comes in and how workers find it. Beside it: `staff` (who works), `time` (wheels and
+//! Here is how work comes in and how workers find it. Beside it: `staff` (who works), `call` (who is in a call), `time` (wheels and
 //! the alarm), `end` (how it stops), `statistics`.
 
+mod call;
 mod end;
 mod staff;
 mod statistics;
 mod time;
 
+pub use call::Call;
+pub(crate) use call::Outcome;
 pub(crate) use end::stopped;
 pub use statistics::Statistics;
 
@@ -70,6 +73,8 @@ pub(crate) struct Core {
     /// How many of `seats` the runtime has: one for each worker.
     workers: AtomicUsize,
     slot: AtomicUsize,
+    /// The signals that were blocked where the runtime was made: so they are in each of its workers, whoever starts it.
+    signals: AtomicU64,
     wait_timeout: AtomicU64,
     connect_timeout: AtomicU64,
     name: Lock<String>,
@@ -111,6 +116,8 @@ pub(crate) struct Core {
     calls: AtomicU32,
     /// Counts what callers that wait for their turn want to know of; a futex.
     turns: AtomicU32,
+    /// Counts calls that have returned while others waited to be made; a futex, for fibers.
+    returns: AtomicU32,
 }
 
 // SAFETY: `processors` is written below `count` only before `count` says so, under the lock of
@@ -140,6 +147,7 @@ impl Core {
                 seats: UnsafeCell::new(Vec::new()),
                 workers: AtomicUsize::new(0),
                 slot: AtomicUsize::new(0),
+                signals: AtomicU64::new(0),
                 wait_timeout: AtomicU64::new(0),
                 connect_timeout: AtomicU64::new(0),
                 name: Lock::new(String::new()),
@@ -165,6 +173,7 @@ impl Core {
                 joined: AtomicU32::new(0),
                 calls: AtomicU32::new(0),
                 turns: AtomicU32::new(0),
+                returns: AtomicU32::new(0),
             })),
         };
         // SAFETY: nobody else has the core yet. Who was late to wake a fiber of the one before has no business
@@ -182,6 +191,7 @@ impl Core {
         core.workers.store(options.workers, Ordering::Relaxed);
         core.open_staff(options.workers, options.use_caller);
         core.slot.store(options.slot, Ordering::Relaxed);
+        core.signals.store(kernel::signal_mask(), Ordering::Relaxed);
         core.wait_timeout.store(options.timeouts.wait, Ordering::Relaxed);
         core.connect_timeout.store(options.timeouts.connect, Ordering::Relaxed);
         core.fibers.store(end::KEEPER, Ordering::Relaxed);
@@ -315,7 +325,9 @@ impl Core {
         let active = self.active.load(Ordering::SeqCst);
         // What only a caller can run waits for one, and nobody has to look after it.
         let waits_for_caller = active == 0 && self.room() <= 0;
-        self.sleeping.load(Ordering::SeqCst) >= active && (!self.has_injected() || waits_for_caller)
+        self.sleeping.load(Ordering::SeqCst) >= active
+            && (!self.has_injected() || waits_for_caller)
+            && !self.is_deserted()
     }
 
     pub(super) fn has_injected(&self) -> bool {

@@ -55,11 +55,11 @@ mod worker;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub use self::core::{Options, Statistics};
+pub use self::core::{Call, Options, Statistics};
 
 pub(crate) use self::alarm::Alarm;
 pub(crate) use self::bell::Caller;
-pub(crate) use self::core::{Core, Term, stopped};
+pub(crate) use self::core::{Core, Outcome, Term, stopped};
 pub(crate) use self::processor::Processor;
 pub(crate) use self::worker::{enter_as_worker, leave};
 

@@ -5,7 +5,7 @@
 //!   inside libc whose holder is parked, a file, a system call made directly) or computes. It
 //!   ceases to count as a worker, and another thread takes its place: its queue and its timers are open to
 //!   all anyway. When it moves again it is one too many, and the next to find that out becomes a
-//!   spare thread.
+//!   spare thread. (A fiber that knows that its call blocks says so itself, see `core::call`.)
 //! * Work lies in a queue while a worker sleeps, because whoever made it runnable computes on.
 //! * A runtime whose handle was dropped has run its last fiber: its threads are to be joined.
 //! * Slots that no fiber has needed for a while return their memory.
@@ -13,7 +13,7 @@
 //! It ticks only while some worker is awake: an idle process has no wake-ups, but for one every two seconds
 //! until the memory of a burst has been returned.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use sleave_context::lock::Lock;
 
@@ -81,8 +81,8 @@ pub(super) fn awake() {
 
 fn monitor() {
     // Relaxed, both: read by this thread only.
-    MASK.store(change_mask(!GLIBCS), Ordering::Relaxed);
-    THREAD.store(kernel::gettid(), Ordering::Relaxed);
+    // Signals are for the program's threads and fibers.
+    kernel::set_signal_mask(!GLIBCS);
     let never = AtomicU32::new(0);
     let (mut quiet, mut next_round) = (0, kernel::now() + ROUND);
     loop {
@@ -129,9 +129,11 @@ fn look(watched: &mut Watched) -> bool {
     let mut waiting = core.has_injected();
     for (processor, seen) in processors.iter().zip(&mut watched.seen) {
         waiting |= processor.queue.len() > 0;
-        // Relaxed, both: compared with what was read a tick ago.
+        // Relaxed, all: compared with what was read a tick ago.
         let switches = processor.switches.load(Ordering::Relaxed);
-        if processor.running.load(Ordering::Relaxed).is_null() || switches != seen.switches {
+        let idle = processor.running.load(Ordering::Relaxed).is_null();
+        // One that is in a call already is looked at anew when it counts again.
+        if idle || switches != seen.switches || processor.blocked.load(Ordering::Relaxed) {
             *seen = Seen { switches, looks: 0, cpu: 0 };
         } else {
             seen.looks = seen.looks.saturating_add(1);
@@ -139,16 +141,11 @@ fn look(watched: &mut Watched) -> bool {
     }
     let unwatched = !core.someone_sleeps();
     for (processor, seen) in processors.iter().zip(&mut watched.seen) {
-        // Relaxed: changed by the monitor, which this is, and by the worker when it moves.
-        if seen.looks >= PATIENCE
-            && unwatched
-            && !processor.blocked.load(Ordering::Relaxed)
-            && is_stuck(processor, seen)
-        {
+        if seen.looks >= PATIENCE && unwatched && is_stuck(processor, seen) {
             core.block(processor);
         }
     }
-    if waiting {
+    if waiting || core.is_deserted() {
         core.notify();
     }
     !core.is_idle()
@@ -169,34 +166,3 @@ fn is_stuck(processor: &Processor, seen: &mut Seen) -> bool {
 
 /// The two signals that glibc keeps for itself, 32 and 33: setuid(2) waits for every thread to answer.
 const GLIBCS: u64 = 0b11 << 31;
-
-/// The monitor's thread, and the signals that were blocked where it came from.
-static THREAD: AtomicU32 = AtomicU32::new(0);
-static MASK: AtomicU64 = AtomicU64::new(0);
-
-/// Blocks exactly the signals of `mask` in the calling thread; returns those that were blocked.
-fn change_mask(mask: u64) -> u64 {
-    let mut before = 0;
-    // SAFETY: rt_sigprocmask(2) reads one mask of eight bytes and writes another.
-    let _ = unsafe {
-        syscalls::syscall!(
-            syscalls::Sysno::rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const mask,
-            &raw mut before,
-            8usize
-        )
-    };
-    before
-}
-
-/// What a worker that the caller starts is to do first. Signals are for the program's threads and fibers, so the monitor
-/// blocks them; a worker that it starts must not inherit that.
-pub(super) fn unmask() -> impl FnOnce() + Send + 'static {
-    // Relaxed, both: only the monitor finds its own thread here.
-    let monitors = THREAD.load(Ordering::Relaxed) == kernel::gettid();
-    let mask = monitors.then(|| MASK.load(Ordering::Relaxed));
-    move || {
-        mask.map(change_mask);
-    }
-}

@@ -47,7 +47,7 @@ pub(crate) struct Processor {
     pub(crate) switches: AtomicU64,
     /// The kernel's id of the worker's thread; 0 while there is none.
     pub(super) thread: AtomicU32,
-    /// The monitor has found the worker stuck. Changed under the lock of the core's staff.
+    /// The worker is in a call that blocks it, see `core::call`. Changed under the lock of the core's staff.
     pub(super) blocked: AtomicBool,
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //!   places:  workers                 in a runtime that uses its caller one of them is the caller's
 //!   live:    own threads + callers   those that have a processor
-//!   blocked: of these, those that the monitor found stuck; each leaves its place to another
+//!   blocked: of these, those in calls that block them (`call`); each leaves its place to another
 //!   room:    places of own threads that are free; below 0 there are too many, and whoever
 //!            notices first, and holds no bound seat, becomes a spare thread
 //! ```
@@ -25,8 +25,10 @@ use crate::wait::Deadline;
 pub(super) struct Staff {
     /// Threads that have a processor.
     pub(super) live: usize,
-    /// Of these, threads that the monitor found stuck.
+    /// Of these, threads in calls that block them, see `call`.
     pub(super) blocked: usize,
+    /// Fibers that wait until fewer are in calls.
+    pub(super) queued: usize,
     /// Of these, callers of `run`.
     callers: usize,
     /// The first seat, and the place that goes with it, is for a caller.
@@ -45,16 +47,13 @@ pub(super) struct Staff {
 impl Staff {
     /// Whether nobody is there and nobody is counted.
     pub(super) fn is_gone(&self) -> bool {
-        let counted = [self.live, self.blocked, self.callers, self.spare, self.called];
-        counted == [0; 5] && self.holders.iter().all(Option::is_none)
+        let counted = [self.live, self.blocked, self.queued, self.callers, self.spare, self.called];
+        counted == [0; 6] && self.holders.iter().all(Option::is_none)
     }
 
-    /// The worker of `processor` counts, whatever the monitor has found.
-    fn unblock(&mut self, processor: &Processor) {
-        // Relaxed: under the lock, as this method's caller has it.
-        if processor.blocked.swap(false, Ordering::Relaxed) {
-            self.blocked -= 1;
-        }
+    /// As many as shall run fibers at the same time.
+    pub(super) fn places(&self) -> usize {
+        self.holders.len()
     }
 
     /// Places of own threads that are free.
@@ -123,9 +122,10 @@ impl Core {
             kernel::futex_wake(self.calls.as_ptr() as usize, 1);
         } else {
             let name = format!("{}-{}", *self.name.lock(), staff.threads.len());
-            let unmask = monitor::unmask();
+            // Relaxed: set before the core is shared.
+            let signals = self.signals.load(Ordering::Relaxed);
             let body = move || {
-                unmask();
+                kernel::set_signal_mask(signals);
                 crate::scheduler::worker::worker_main(core);
             };
             staff.threads.push(OsThread::start(name, WORKER_STACK, body)?);
@@ -163,7 +163,7 @@ impl Core {
         })
     }
 
-    fn count_active(&self, staff: &Staff) {
+    pub(super) fn count_active(&self, staff: &Staff) {
         // Relaxed: a hint, as in `room`.
         self.room.store(staff.room(), Ordering::Relaxed);
         // SeqCst: before the look in `monitor::awake`, see there.
@@ -202,18 +202,21 @@ impl Core {
 
     /// Counts the calling worker out if there is one too many; whether it did.
     pub(in crate::scheduler) fn leaves_crowd(&self, processor: &'static Processor) -> bool {
-        let mut staff = self.staff.lock();
-        staff.unblock(processor);
-        // Acquire: as in `is_crowded`.
-        let stopped = self.stopped.load(Ordering::Acquire) != 0;
-        if !stopped && (staff.room() >= 0 || processor.is_bound()) {
+        let (leaves, awaited) = {
+            let mut staff = self.staff.lock();
+            let awaited = staff.unblock(processor);
+            // Acquire: as in `is_crowded`.
+            let stopped = self.stopped.load(Ordering::Acquire) != 0;
+            let leaves = stopped || (staff.room() < 0 && !processor.is_bound());
+            if leaves {
+                staff.live -= 1;
+                staff.leave_seat(processor);
+            }
             self.count_active(&staff);
-            return false;
-        }
-        staff.live -= 1;
-        staff.leave_seat(processor);
-        self.count_active(&staff);
-        true
+            (leaves, awaited)
+        };
+        self.let_in(awaited);
+        leaves
     }
 
     /// Waits, without a processor, to be called again; `false` when the runtime has stopped.
@@ -290,9 +293,9 @@ impl Core {
     /// ring that went to a sleeper, and that sleeper may be this one, woken by its bell just then.
     /// (In a runtime confined to its callers there is nobody to be left; they wait for the next one.)
     pub(in crate::scheduler) fn caller_leaves(&self, processor: &'static Processor) {
-        let nobody_left = {
+        let (nobody_left, awaited) = {
             let mut staff = self.staff.lock();
-            staff.unblock(processor);
+            let awaited = staff.unblock(processor);
             staff.callers -= 1;
             staff.live -= 1;
             let seat = staff.leave_seat(processor);
@@ -300,8 +303,9 @@ impl Core {
             // What is pinned to a seat that is the callers' no longer needs a holder.
             let deserted =
                 !staff.reserved && seat.is_some_and(|seat| self.seats()[seat].is_bound());
-            staff.live == staff.blocked || deserted
+            (staff.live == staff.blocked || deserted, awaited)
         };
+        self.let_in(awaited);
         if nobody_left {
             // Without a thread to be had the next that comes, or the monitor, tries again.
             let _ = self.start_worker_searching();
@@ -338,39 +342,7 @@ impl Core {
         let _ = self.start_worker_searching();
     }
 
-    // ---- stuck workers, pinned tasks ----
-
-    /// The monitor has found the worker of `processor` stuck: it does not count until it moves.
-    pub(in crate::scheduler) fn block(&self, processor: &Processor) {
-        {
-            let mut staff = self.staff.lock();
-            // Relaxed, both: a worker that has left says so under the lock, and long before it
-            // does it runs no fiber any more. Then there is nobody to be counted out.
-            if processor.running.load(Ordering::Relaxed).is_null()
-                || processor.blocked.swap(true, Ordering::Relaxed)
-            {
-                return;
-            }
-            staff.blocked += 1;
-            self.count_active(&staff);
-        }
-        if self.start_worker_searching().is_err() {
-            self.notify();
-        }
-    }
-
-    /// The worker of `processor` moves.
-    pub(in crate::scheduler) fn unblock(&self, processor: &Processor) {
-        // Relaxed: set by the monitor; if it is seen late, then a loop later.
-        if processor.blocked.load(Ordering::Relaxed) {
-            {
-                let mut staff = self.staff.lock();
-                staff.unblock(processor);
-                self.count_active(&staff);
-            }
-            monitor::awake();
-        }
-    }
+    // ---- pinned tasks ----
 
     /// The seat numbered `worker`.
     ///

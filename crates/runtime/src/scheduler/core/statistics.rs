@@ -21,18 +21,19 @@ use super::end::KEEPER;
 pub struct Statistics {
     /// Fibers that have been spawned and have not ended.
     pub fibers: usize,
-    /// Fibers of these that a worker is running, those whose worker is stuck in a call included.
+    /// Fibers of these that a worker is running, those in a call that blocks their worker included.
     pub running: usize,
     /// Fibers of these that could run and wait for a worker, those that have not begun included.
     pub runnable: usize,
     /// Fibers of these that wait for something: a descriptor, a time, a lock, a join, a token. 0 where
     /// each fiber is an OS thread, as are `running` and `runnable`.
     pub waiting: usize,
-    /// OS threads that run fibers or look for some, those stuck in a call left out.
+    /// OS threads that run fibers or look for some, those in a call that blocks them left out.
     pub workers: usize,
     /// Workers of these that sleep because there is nothing to do.
     pub idle: usize,
-    /// OS threads that are stuck in a call that could not be interposed.
+    /// OS threads in a call that blocks them: a declared one ([`blocking`](crate::blocking())), or one that the
+    /// monitor has found them stuck in.
     pub blocked: usize,
 }
 
