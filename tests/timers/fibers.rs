@@ -2,13 +2,15 @@
 
 use std::panic::resume_unwind;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Instant;
 
 use crate::support::timing::{GENEROUS, eventually};
 use crate::support::watchdog::Watchdog;
 use crate::support::{Company, Gate, Host, LONG_PATIENCE};
-use crate::{MS, each};
+use crate::{MS, each, runtime};
 
 #[test]
 fn a_callback_that_waits_delays_no_other_timer() {
@@ -86,6 +88,43 @@ fn a_panic_ends_its_own_timer_and_nothing_else() {
         assert!(receive.iter().take(5).all(|call| call == "other"), "the timer has ended");
         assert!(other.cancel());
         assert!(receive.iter().all(|call| call == "other"), "the callbacks are dropped");
+    });
+}
+
+/// Three that hold the only worker for two milliseconds between their yields. If it looked at its timers
+/// every 64th time only, a sleep would be late by up to 130 ms, half of that in the median.
+#[test]
+fn fibers_that_compute_between_their_yields_hold_up_no_timer() {
+    const SLEEPS: usize = 21;
+    Company::Alone.keep(|| {
+        let _watchdog = Watchdog::over(Host::Fibers { workers: 1 }, LONG_PATIENCE);
+        let runtime = runtime(1);
+        let late = runtime.run(|| {
+            let over = Arc::new(AtomicBool::new(false));
+            let computing = [(); 3].map(|()| {
+                let over = over.clone();
+                sleave::spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        let begun = Instant::now();
+                        while begun.elapsed() < 2 * MS {
+                            std::hint::spin_loop();
+                        }
+                        sleave::yield_now();
+                    }
+                })
+            });
+            let mut late = [(); SLEEPS].map(|()| {
+                let due = Instant::now() + 10 * MS;
+                thread::sleep(10 * MS);
+                due.elapsed()
+            });
+            over.store(true, Ordering::Relaxed);
+            computing.into_iter().for_each(|fiber| fiber.join().unwrap());
+            late.sort_unstable();
+            late
+        });
+        runtime.stop();
+        assert!(late[SLEEPS / 2] < 40 * MS, "late by {late:?}");
     });
 }
 

@@ -9,7 +9,7 @@
 //!   driver for descriptors and time (`reactor`).
 //!
 //! A fiber that waits or yields switches straight to the next in its processor's queue; only
-//! when there is none, or every 64th time, to the worker's own stack, whose loop looks further:
+//! when there is none, or every 64th time or when 5 ms have passed, to the worker's own stack, whose loop looks further:
 //! injector, descriptors, timers, other processors' queues, and at last sleep.
 //!
 //! # Why no wake-up is lost

@@ -6,6 +6,7 @@
 //!   ceases to count as a worker, and another thread takes its place: its queue and its timers are open to
 //!   all anyway. When it moves again it is one too many, and the next to find that out becomes a
 //!   spare thread. (A fiber that knows that its call blocks says so itself, see `core::call`.)
+//! * A worker that runs many fibers, each for long, is told to look at timers and descriptors in between.
 //! * Work lies in a queue while a worker sleeps, because whoever made it runnable computes on.
 //! * A runtime whose handle was dropped has run its last fiber: its threads are to be joined.
 //! * Slots that no fiber has needed for a while return their memory.
@@ -129,6 +130,8 @@ fn look(watched: &mut Watched) -> bool {
     let mut waiting = core.has_injected();
     for (processor, seen) in processors.iter().zip(&mut watched.seen) {
         waiting |= processor.queue.len() > 0;
+        // Relaxed: a hint.
+        processor.overdue.store(true, Ordering::Relaxed);
         // Relaxed, all: compared with what was read a tick ago.
         let switches = processor.switches.load(Ordering::Relaxed);
         let idle = processor.running.load(Ordering::Relaxed).is_null();

@@ -45,6 +45,8 @@ pub(crate) struct Processor {
     /// Counts switches: who finds it unchanged knows that the worker is in one fiber since.
     /// Written by the owner.
     pub(crate) switches: AtomicU64,
+    /// The monitor has come by, and the worker has not looked around since: it does at the next switch.
+    pub(super) overdue: AtomicBool,
     /// The kernel's id of the worker's thread; 0 while there is none.
     pub(super) thread: AtomicU32,
     /// The worker is in a call that blocks it, see `core::call`. Changed under the lock of the core's staff.
@@ -89,6 +91,7 @@ impl Processor {
             shelf: Shelf::new(),
             running: AtomicPtr::new(null_mut()),
             switches: AtomicU64::new(0),
+            overdue: AtomicBool::new(false),
             thread: AtomicU32::new(0),
             blocked: AtomicBool::new(false),
         }
@@ -192,11 +195,20 @@ impl Processor {
     /// Whether nobody waits for this worker's time. The owner calls.
     pub(super) fn alone(&self) -> bool {
         // Counted only if it takes the place of a switch: two counts for one would step over every
-        // 64th. That one is let through, so that the worker looks further even so.
+        // 64th. That one is let through, so that the worker looks further even so. Relaxed: a hint.
         self.queue.len() == 0
             && self.seat.get().is_none_or(|seat| seat.len() == 0)
             && !self.core.has_injected()
+            && !self.overdue.load(Ordering::Relaxed)
             && !self.count_switch().is_multiple_of(64)
+    }
+
+    /// Counts a switch, and says whether this one goes by the worker's own stack, which looks further than
+    /// the queue: every 64th, and one in each tick of the monitor, for 64 fibers may take long. The owner calls.
+    #[inline]
+    pub(super) fn is_to_look(&self) -> bool {
+        // Relaxed: a hint.
+        self.count_switch().is_multiple_of(64) || self.overdue.load(Ordering::Relaxed)
     }
 
     /// Counts a switch; the owner calls.

@@ -125,7 +125,7 @@ impl Processor {
     /// The next fiber of the own queue, or the worker's own stack.
     #[inline]
     fn next_target(&'static self) -> Target {
-        if !self.count_switch().is_multiple_of(64) {
+        if !self.is_to_look() {
             // SAFETY: the owner calls.
             if let Some(next) = unsafe { self.next() } {
                 // SAFETY: it has left the queue and is ours to run.
@@ -372,6 +372,8 @@ fn work(processor: &'static Processor, done: &dyn Fn() -> bool, bell: Option<&Be
 /// Brings to the own queue what waits elsewhere: in the injector, the mail, the driver, the wheels.
 fn look_around(processor: &'static Processor, now: u64) {
     let core = processor.core();
+    // Relaxed: a hint.
+    processor.overdue.store(false, Ordering::Relaxed);
     let share = core.injector.len() / core.active().max(1) + 1;
     let (mail, due) = (core.mail.collect(), core.due(now));
     trace::scheduled(&mail, Some(processor));
