@@ -33,6 +33,7 @@ use std::time::Duration;
 
 pub use count::{Count, Flag, Gate};
 pub use host::{Host, Scope, ScopedTask, Task};
+pub use watchdog::Watchdog;
 
 /// The sizes of runtime that every behaviour is shown on.
 pub const WORKERS: [usize; 3] = [1, 2, 4];

@@ -20,6 +20,14 @@ pub(crate) fn map(len: usize, prot: i32, flags: i32) -> Result<usize, Errno> {
     unsafe { syscall!(Sysno::mmap, 0, len, prot, flags, -1_isize, 0) }
 }
 
+/// How much address space the process may have, if that is limited. getrlimit(2), `RLIMIT_AS`
+pub(crate) fn address_space_limit() -> Option<usize> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prlimit(2) of the caller reads no new limit and writes the old one.
+    unsafe { syscall!(Sysno::prlimit64, 0, libc::RLIMIT_AS, 0usize, &raw mut limit) }.ok()?;
+    (limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur as usize)
+}
+
 /// munmap(2).
 ///
 /// # Safety

@@ -70,23 +70,44 @@ pub(crate) fn futex_wake_shared(address: usize, count: i32) {
     let _ = unsafe { syscall!(Sysno::futex, address, libc::FUTEX_WAKE, count) };
 }
 
-/// A new descriptor moved to the top of the table, where it is out of a program's way: programs
-/// expect small numbers for what *they* open (and test them against `FD_SETSIZE`).
-fn lift(fd: RawFd) -> RawFd {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: getrlimit(2) and fcntl(2) on values of our own.
-    unsafe {
-        if syscall!(Sysno::getrlimit, libc::RLIMIT_NOFILE, &raw mut limit).is_err() {
-            return fd;
-        }
-        let floor = limit.rlim_cur.min(1 << 20).saturating_sub(64).max(3);
-        match syscall!(Sysno::fcntl, fd, libc::F_DUPFD_CLOEXEC, floor) {
-            Ok(high) => {
-                close(fd);
-                high as RawFd
+/// A descriptor that the runtime has opened for itself; dropped, it is closed.
+pub(crate) struct OwnFd(RawFd);
+
+impl OwnFd {
+    /// Its number.
+    #[inline]
+    pub(crate) fn number(&self) -> RawFd {
+        self.0
+    }
+
+    /// A new descriptor moved to the top of the table, where it is out of a program's way: programs
+    /// expect small numbers for what *they* open (and test them against `FD_SETSIZE`), and take 0, 1 and 2
+    /// for the standard streams even if they have closed them.
+    ///
+    /// # Errors
+    /// `EMFILE` if only one of these three is left.
+    fn lift(fd: usize) -> io::Result<OwnFd> {
+        let low = OwnFd(fd as RawFd);
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: getrlimit(2) writes the struct.
+        let known = unsafe { syscall!(Sysno::getrlimit, libc::RLIMIT_NOFILE, &raw mut limit) };
+        let top = known.map_or(0, |_| limit.rlim_cur.min(1 << 20));
+        for room in [64, 1024, top] {
+            let floor = top.saturating_sub(room).max(3);
+            // SAFETY: fcntl(2) on a descriptor of our own.
+            match unsafe { syscall!(Sysno::fcntl, low.0, libc::F_DUPFD_CLOEXEC, floor) } {
+                Ok(high) => return Ok(OwnFd(high as RawFd)),
+                // So few are left that there is no room up there.
+                Err(_) => {}
             }
-            Err(_) => fd,
         }
+        if low.0 > 2 { Ok(low) } else { Err(error(Errno::EMFILE)) }
+    }
+}
+
+impl Drop for OwnFd {
+    fn drop(&mut self) {
+        close(self.0);
     }
 }
 
@@ -96,27 +117,40 @@ pub(crate) fn close(fd: RawFd) {
     let _ = unsafe { syscall!(Sysno::close, fd) };
 }
 
+/// `fd`, the runtime's own, is not what it was: the program has closed it past the C library. Nobody could be
+/// woken any more.
+#[cold]
+fn lost(fd: RawFd, what: &str) -> ! {
+    complain(
+        format!(
+            "sleave: the program has closed descriptor {fd}, its runtime's own ({what}), and cannot go on\n"
+        )
+        .as_bytes(),
+    );
+    std::process::abort();
+}
+
 /// A new epoll instance. epoll_create1(2)
-pub(crate) fn epoll_create() -> io::Result<RawFd> {
+pub(crate) fn epoll_create() -> io::Result<OwnFd> {
     // SAFETY: epoll_create1(2) takes a flag.
     let fd = unsafe { syscall!(Sysno::epoll_create1, libc::EPOLL_CLOEXEC) }.map_err(error)?;
-    Ok(lift(fd as RawFd))
+    OwnFd::lift(fd)
 }
 
 /// A new eventfd with value 0. eventfd(2)
-pub(crate) fn eventfd(flags: c_int) -> io::Result<RawFd> {
+pub(crate) fn eventfd(flags: c_int) -> io::Result<OwnFd> {
     let flags = flags | libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
     // SAFETY: eventfd2(2) takes two numbers.
     let fd = unsafe { syscall!(Sysno::eventfd2, 0, flags) }.map_err(error)?;
-    Ok(lift(fd as RawFd))
+    OwnFd::lift(fd)
 }
 
 /// A new timerfd on `CLOCK_MONOTONIC`, disarmed. timerfd_create(2)
-pub(crate) fn timerfd() -> io::Result<RawFd> {
+pub(crate) fn timerfd() -> io::Result<OwnFd> {
     let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
     // SAFETY: timerfd_create(2) takes two numbers.
     let fd = unsafe { syscall!(Sysno::timerfd_create, libc::CLOCK_MONOTONIC, flags) };
-    Ok(lift(fd.map_err(error)? as RawFd))
+    OwnFd::lift(fd.map_err(error)?)
 }
 
 /// Arms `fd` for the absolute time `at` (`CLOCK_MONOTONIC` nanoseconds). timerfd_settime(2)
@@ -126,23 +160,34 @@ pub(crate) fn timerfd_arm(fd: RawFd, at: u64) {
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let value = libc::itimerspec { it_interval: zero, it_value: timespec(at) };
     // SAFETY: timerfd_settime(2) reads one itimerspec.
-    let _ = unsafe {
+    let armed = unsafe {
         syscall!(Sysno::timerfd_settime, fd, libc::TFD_TIMER_ABSTIME, &raw const value, 0usize)
     };
+    if armed.is_err() {
+        lost(fd, "timerfd");
+    }
 }
 
 /// Adds 1 to an eventfd. eventfd(2)
 pub(crate) fn eventfd_write(fd: RawFd) {
     let one = 1u64;
-    // SAFETY: write(2) of eight bytes of our own to an eventfd; it fails only at 2^64 - 2.
-    let _ = unsafe { syscall!(Sysno::write, fd, &raw const one, 8) };
+    // SAFETY: write(2) of eight bytes of our own to an eventfd.
+    match unsafe { syscall!(Sysno::write, fd, &raw const one, 8) } {
+        // At 2^64 - 2 somebody will be woken without us.
+        Ok(_) | Err(Errno::EAGAIN) => {}
+        Err(_) => lost(fd, "eventfd"),
+    }
 }
 
 /// Takes from an eventfd (1 from a semaphore, else all); returns whether there was anything.
 pub(crate) fn eventfd_read(fd: RawFd) -> bool {
     let mut value = 0u64;
     // SAFETY: read(2) of eight bytes into our own variable from a non-blocking eventfd.
-    unsafe { syscall!(Sysno::read, fd, &raw mut value, 8) }.is_ok()
+    match unsafe { syscall!(Sysno::read, fd, &raw mut value, 8) } {
+        Ok(_) => true,
+        Err(Errno::EAGAIN) => false,
+        Err(_) => lost(fd, "eventfd"),
+    }
 }
 
 /// epoll_ctl(2)
@@ -175,7 +220,11 @@ pub(crate) fn epoll_wait(epoll: RawFd, buffer: &mut [libc::epoll_event], block: 
             8usize
         )
     };
-    n.unwrap_or(0)
+    match n {
+        Ok(n) => n,
+        Err(Errno::EBADF | Errno::EINVAL) => lost(epoll, "epoll"),
+        Err(_) => 0,
+    }
 }
 
 /// Makes every other thread of the process pass a memory barrier; whether the kernel can. membarrier(2)

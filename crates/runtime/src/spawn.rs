@@ -132,7 +132,8 @@ impl Builder {
     /// # Errors
     /// `InvalidInput` for a stack that is too large, for a worker that does not exist, and for a timeout of zero;
     /// `Unsupported` for a timeout where fibers are OS threads; what pthread_create(3) says if a worker is needed
-    /// and none can be started; and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build)
+    /// and none can be started; `OutOfMemory` while fibers that were spawned before find no memory for their
+    /// stacks; and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build)
     /// if this starts the default runtime.
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
@@ -181,6 +182,7 @@ impl Builder {
             None => core.slot_size(),
             wish => space.slot_size(wish)?,
         };
+        core.has_memory(stack)?;
         Self::admit(core)?;
         let seat = self.worker.map(|worker| core.bind(worker)).transpose();
         let ready = seat.and_then(|seat| match fiber::in_fiber() {

@@ -44,7 +44,7 @@ const READ_WRITE: i32 = libc::PROT_READ | libc::PROT_WRITE;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Bytes to reserve: a multiple of 64 MiB, at most 4 TiB. `None`: as much as can be had, from 4 TiB
-    /// down by halves to 1 GiB.
+    /// down by halves to 1 GiB; where address space is limited (`RLIMIT_AS`), half of the limit at most, or 1 GiB.
     pub reserve: Option<usize>,
     /// How to guard stacks.
     pub guard: GuardMethod,
@@ -174,7 +174,7 @@ impl fmt::Debug for Slot {
 }
 
 impl Arena {
-    /// Reserves address space, as much as can be had from 4 TiB down to 1 GiB. It costs nothing but a mapping
+    /// Reserves address space: 4 TiB, or less down to 1 GiB where there is a limit. It costs nothing but a mapping
     /// until slots are taken.
     pub fn reserve() -> Result<Arena, Error> {
         Arena::with_options(Options::default())
@@ -188,7 +188,12 @@ impl Arena {
             }
             Some(len) => (map_reservation(len)?, len),
             None => {
+                // The program needs what a limit leaves: half of it, if that is enough for us.
+                let half = sys::address_space_limit().map_or(RESERVE_MAX, |limit| limit / 2);
                 let mut len = RESERVE_MAX;
+                while len > half && len > RESERVE_MIN {
+                    len /= 2;
+                }
                 loop {
                     match map_reservation(len) {
                         Ok(mapping) => break (mapping, len),

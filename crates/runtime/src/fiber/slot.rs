@@ -153,7 +153,8 @@ impl Space {
             let guard = guard_len(wanted).map_err(|_| too_large())?;
             wanted = wanted.checked_add(guard).ok_or_else(too_large)?;
         }
-        slot_size(wanted).map_err(|_| too_large())
+        let size = slot_size(wanted).map_err(|_| too_large())?;
+        if size > self.arena.len() { Err(too_large()) } else { Ok(size) }
     }
 
     /// The free slots of `size` bytes.

@@ -25,8 +25,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, Ordering};
 use sleave_context::lock::Lock;
 use syscalls::Errno;
 
-use super::Driver;
 use super::event::{Event, Registrations};
+use super::{Driver, own};
 use crate::fiber::{Control, current};
 use crate::trace::{self, Why};
 use crate::wait::{Batch, Deadline, Reason, Wait};
@@ -528,7 +528,12 @@ impl Descriptor {
 ///
 /// The number is renewed before, so that nothing of the old description can reach the next one
 /// of that number, which may exist as soon as `call` has done its work.
+///
+/// A descriptor of the runtime's own is none that the program could close: `-EBADF`, without `call`.
 pub fn close(fd: RawFd, call: impl FnOnce() -> isize) -> isize {
+    if own::is_own(fd) {
+        return -(libc::EBADF as isize);
+    }
     let Some(descriptor) = lookup(fd) else { return call() };
     let mut woken = Batch::new();
     let generation = {

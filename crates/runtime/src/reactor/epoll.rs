@@ -19,8 +19,8 @@ use std::os::fd::RawFd;
 use sleave_context::lock::Lock;
 use syscalls::Errno;
 
-use super::descriptor;
-use crate::kernel;
+use super::{descriptor, own};
+use crate::kernel::{self, OwnFd};
 use crate::wait::Batch;
 
 /// Numbers that cannot be those of a descriptor and its generation.
@@ -45,11 +45,11 @@ pub(crate) struct Collected {
 }
 
 pub(crate) struct Driver {
-    epoll: RawFd,
-    ring: RawFd,
-    alarm: RawFd,
-    bell: RawFd,
-    dismissal: RawFd,
+    epoll: OwnFd,
+    ring: OwnFd,
+    alarm: OwnFd,
+    bell: OwnFd,
+    dismissal: OwnFd,
     /// When the alarm goes off, in nanoseconds; `u64::MAX` if it does not.
     armed: Lock<u64>,
     /// Tells drivers apart; never 0.
@@ -76,14 +76,17 @@ impl Driver {
         let edge = (libc::EPOLLIN | libc::EPOLLET) as u32;
         let level = libc::EPOLLIN as u32;
         for (fd, events, data) in [
-            (driver.ring, edge, RING),
-            (driver.alarm, edge, ALARM),
-            (driver.bell, level, BELL),
-            (driver.dismissal, level, BELL),
+            (&driver.ring, edge, RING),
+            (&driver.alarm, edge, ALARM),
+            (&driver.bell, level, BELL),
+            (&driver.dismissal, level, BELL),
         ] {
-            kernel::epoll_ctl(driver.epoll, libc::EPOLL_CTL_ADD, fd, events, data)
+            let (epoll, fd) = (driver.epoll.number(), fd.number());
+            kernel::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, events, data)
                 .map_err(kernel::error)?;
         }
+        let Driver { epoll, ring, alarm, bell, dismissal, .. } = &driver;
+        own::claim([epoll, ring, alarm, bell, dismissal].map(OwnFd::number));
         Ok(driver)
     }
 
@@ -93,7 +96,7 @@ impl Driver {
 
     /// Has the events of `fd` reported under the name `data` from now on.
     pub(super) fn register(&self, fd: RawFd, data: u64) -> Result<(), Errno> {
-        let epoll = self.epoll;
+        let epoll = self.epoll.number();
         match kernel::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, INTEREST, data) {
             // The same description under the same number, from before another runtime used it:
             // setting it anew reports what is ready as well.
@@ -105,14 +108,14 @@ impl Driver {
     /// Has nothing more of `fd` reported. Needed only where closing does not see to it: the
     /// description has other descriptors.
     pub(super) fn unregister(&self, fd: RawFd) {
-        let _ = kernel::epoll_ctl(self.epoll, libc::EPOLL_CTL_DEL, fd, 0, 0);
+        let _ = kernel::epoll_ctl(self.epoll.number(), libc::EPOLL_CTL_DEL, fd, 0, 0);
     }
 
     /// Collects events and adds the fibers that they wake to `woken`; sleeps for the first event
     /// if `block`. Returns which of the driver's own were among them.
     pub(crate) fn poll(&self, block: bool, woken: &mut Batch) -> Collected {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
-        let count = kernel::epoll_wait(self.epoll, &mut events, block);
+        let count = kernel::epoll_wait(self.epoll.number(), &mut events, block);
         let mut collected = Collected { rung: false, alarmed: false };
         for event in &events[..count] {
             match event.u64 {
@@ -130,7 +133,7 @@ impl Driver {
 
     /// Wakes one sleeper.
     pub(crate) fn ring(&self) {
-        kernel::eventfd_write(self.ring);
+        kernel::eventfd_write(self.ring.number());
     }
 
     /// Wakes one sleeper at `deadline` (nanoseconds), or earlier.
@@ -138,28 +141,28 @@ impl Driver {
         let mut armed = self.armed.lock();
         if deadline < *armed {
             *armed = deadline;
-            kernel::timerfd_arm(self.alarm, deadline);
+            kernel::timerfd_arm(self.alarm.number(), deadline);
         }
     }
 
     /// Wakes every sleeper until the bell is taken by [`Driver::await_bell`].
     pub(crate) fn ring_bell(&self) {
-        kernel::eventfd_write(self.bell);
+        kernel::eventfd_write(self.bell.number());
     }
 
     /// Takes one ringing of the bell, waiting for it if it has not come yet.
     pub(crate) fn await_bell(&self) {
-        while !kernel::eventfd_read(self.bell) {
-            kernel::await_readable(self.bell);
+        while !kernel::eventfd_read(self.bell.number()) {
+            kernel::await_readable(self.bell.number());
         }
     }
 
     /// Wakes every sleeper, for good or no longer.
     pub(crate) fn dismiss(&self, yes: bool) {
         if yes {
-            kernel::eventfd_write(self.dismissal);
+            kernel::eventfd_write(self.dismissal.number());
         } else {
-            kernel::eventfd_read(self.dismissal);
+            kernel::eventfd_read(self.dismissal.number());
         }
     }
 }

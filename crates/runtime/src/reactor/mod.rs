@@ -8,6 +8,7 @@
 //!   `register` (have events of a descriptor reported from now on, including what is ready already),
 //!   `poll` (collect events, sleeping for the first one if asked), `ring` (end one sleep), `arm`
 //!   (end one sleep at a given time) and `dismiss` (end all, for good).
+//! * `own` knows the driver's own descriptors, which a program may not close.
 //!
 //! # Readiness is cached
 //!
@@ -21,6 +22,7 @@
 mod descriptor;
 mod epoll;
 pub mod event;
+mod own;
 mod poll;
 
 /// Tests take turns: there is one table of descriptors, and a number that one of them has closed is
@@ -39,4 +41,5 @@ mod tests;
 pub use descriptor::{Direction, Readiness, attempt, close, drained, hung_up, leave};
 pub use descriptor::{opened, shared, wait};
 pub(crate) use epoll::Driver;
+pub use own::is_own;
 pub use poll::poll;

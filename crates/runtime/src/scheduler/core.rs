@@ -5,10 +5,11 @@
 //! ring at a core is harmless; at freed memory it would not be.
 //!
 //! Here is how work comes in and how workers find it. Beside it: `staff` (who works), `call` (who is in a call), `time` (wheels and
-//! the alarm), `end` (how it stops), `statistics`.
+//! the alarm), `hunger` (who has no stack yet), `end` (how it stops), `statistics`.
 
 mod call;
 mod end;
+mod hunger;
 mod staff;
 mod statistics;
 mod time;
@@ -93,6 +94,12 @@ pub(crate) struct Core {
     pub(crate) driver: Driver,
     /// Timers that were started from outside, see `time`.
     timers: Wheel,
+    /// Fibers that found no memory for their stacks, see `hunger`.
+    starving: Injector,
+    /// The size of the least slot that was not to be had for one of them.
+    hunger: AtomicUsize,
+    /// When one of them is to be tried again, in nanoseconds.
+    next_meal: AtomicU64,
     /// Workers that look for work, or are about to. See the essay in `mod.rs`.
     searching: AtomicUsize,
     /// Workers that sleep in the driver, or are about to.
@@ -162,6 +169,9 @@ impl Core {
                 mail: Mail::new(),
                 driver: Driver::new()?,
                 timers: Wheel::new(kernel::now()),
+                starving: Injector::new(),
+                hunger: AtomicUsize::new(usize::MAX),
+                next_meal: AtomicU64::new(0),
                 searching: AtomicUsize::new(0),
                 sleeping: AtomicUsize::new(0),
                 fibers: AtomicUsize::new(0),
@@ -444,13 +454,6 @@ impl Core {
         // Release publishes the processor.
         self.count.store(index + 1, Ordering::Release);
         processor
-    }
-
-    /// A worker could get no memory for a stack: gives others the time to return some.
-    pub(super) fn wait_for_memory(&self) {
-        const PAUSE: u64 = 1_000_000;
-        let never = AtomicU32::new(0);
-        kernel::futex_wait(&never, 0, Some(kernel::now() + PAUSE));
     }
 
     fn forever(&self) -> &'static Core {

@@ -189,11 +189,8 @@ impl Processor {
                         control
                     }
                     Err(_) => {
-                        // No memory for another stack now. Those that run will end or wait for
-                        // something; behind them it is tried again.
-                        // SAFETY: the owner calls; the task is in no queue.
-                        unsafe { self.push(runnable) };
-                        self.core().wait_for_memory();
+                        // The task is in no queue.
+                        self.core().starve(runnable);
                         return;
                     }
                 }
@@ -269,7 +266,11 @@ fn wake_heir(mutex: usize) {
 unsafe extern "C" fn ended(control: usize) -> usize {
     let control = NonNull::new(control as *mut Control).expect("the hook's own argument");
     // SAFETY: the fiber has left its stack for good; the hook runs on the owner's thread.
-    unsafe { control.as_ref().processor().keep_slot(the_space(), control) };
+    unsafe {
+        let processor = control.as_ref().processor();
+        processor.keep_slot(the_space(), control);
+        processor.core().stack_returns();
+    }
     0
 }
 
@@ -365,11 +366,15 @@ fn work(processor: &'static Processor, done: &dyn Fn() -> bool, bell: Option<&Be
             unsafe { processor.resume(next) };
             continue;
         }
+        if core.starves() {
+            // Warm slots are of no use to who sleeps.
+            processor.shed_slots(the_space(), 0);
+        }
         core.sleep(processor, done, bell);
     }
 }
 
-/// Brings to the own queue what waits elsewhere: in the injector, the mail, the driver, the wheels.
+/// Brings to the own queue what waits elsewhere: in the injector, the mail, the driver, the wheels, for memory.
 fn look_around(processor: &'static Processor, now: u64) {
     let core = processor.core();
     // Relaxed: a hint.
@@ -378,7 +383,7 @@ fn look_around(processor: &'static Processor, now: u64) {
     let (mail, due) = (core.mail.collect(), core.due(now));
     trace::scheduled(&mail, Some(processor));
     trace::scheduled(&due, Some(processor));
-    for mut batch in [core.injector.pop(share.min(128)), mail, due] {
+    for mut batch in [core.injector.pop(share.min(128)), mail, due, core.feed(now)] {
         while let Some(runnable) = batch.take() {
             // SAFETY: the owner calls; the batch owned it.
             unsafe { processor.push(runnable) };

@@ -48,9 +48,9 @@ impl Core {
         woken
     }
 
-    /// Sets the alarm to the earliest deadline of all wheels.
+    /// Sets the alarm to the earliest deadline of all wheels, or to when somebody who starves is tried again.
     pub(super) fn arm(&self) {
-        match self.next_due() {
+        match self.next_due().min(self.next_meal()) {
             u64::MAX => {}
             next => self.driver.arm(next),
         }
