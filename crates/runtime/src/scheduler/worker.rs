@@ -367,8 +367,8 @@ fn work(processor: &'static Processor, done: &dyn Fn() -> bool, bell: Option<&Be
             continue;
         }
         if core.starves() {
-            // Warm slots are of no use to who sleeps.
-            processor.shed_slots(the_space(), 0);
+            // Slots of its own are of no use to who sleeps.
+            processor.shed_slots(the_space());
         }
         core.sleep(processor, done, bell);
     }
