@@ -95,10 +95,10 @@ impl OwnFd {
         for room in [64, 1024, top] {
             let floor = top.saturating_sub(room).max(3);
             // SAFETY: fcntl(2) on a descriptor of our own.
-            match unsafe { syscall!(Sysno::fcntl, low.0, libc::F_DUPFD_CLOEXEC, floor) } {
-                Ok(high) => return Ok(OwnFd(high as RawFd)),
-                // So few are left that there is no room up there.
-                Err(_) => {}
+            let high = unsafe { syscall!(Sysno::fcntl, low.0, libc::F_DUPFD_CLOEXEC, floor) };
+            // Else so few are left that there is no room up there.
+            if let Ok(high) = high {
+                return Ok(OwnFd(high as RawFd));
             }
         }
         if low.0 > 2 { Ok(low) } else { Err(error(Errno::EMFILE)) }
