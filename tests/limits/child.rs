@@ -2,6 +2,8 @@
 
 use std::env;
 use std::process::{Command, Output};
+use std::sync::Barrier;
+use std::thread;
 
 use crate::support::{Company, Host, WORKERS};
 
@@ -46,6 +48,20 @@ pub fn run(name: &str, hosts: &[Host], body: fn(Host), check: fn(Host, &Output))
                 .output()
                 .expect("the child starts");
             check(host, &output);
+        }
+    });
+}
+
+/// Has malloc look in a file how many CPUs there are, as it does once in a process, when many threads
+/// allocate. For bodies to which the lowest free number matters.
+pub fn settle() {
+    let all = Barrier::new(32);
+    thread::scope(|scope| {
+        for _ in 0..32 {
+            scope.spawn(|| {
+                drop(std::hint::black_box(vec![0u8; 100]));
+                all.wait();
+            });
         }
     });
 }

@@ -96,6 +96,7 @@ fn without_a_descriptor_every_call_says_emfile() {
         child::succeeds,
     );
     fn body(host: Host) {
+        child::settle();
         host.run(Duration::from_secs(60), &|host: Host| {
             let file = File::open("/dev/null").unwrap();
             let mut full = Full::with_room(16);
@@ -127,6 +128,7 @@ fn who_has_its_descriptors_goes_on_and_accepts_when_there_are_more() {
         child::succeeds,
     );
     fn body(host: Host) {
+        child::settle();
         host.run(Duration::from_secs(60), &|host: Host| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -166,6 +168,7 @@ fn a_closed_or_reused_number_says_what_it_is_now() {
         child::succeeds,
     );
     fn body(host: Host) {
+        child::settle();
         host.run(Duration::from_secs(60), &|host: Host| {
             let errno = |result: isize| {
                 (result < 0).then(|| io::Error::last_os_error().raw_os_error().unwrap())

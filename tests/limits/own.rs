@@ -170,6 +170,7 @@ fn a_runtime_that_gets_no_descriptors_says_so_and_leaves_none_behind() {
         child::succeeds,
     );
     fn body(host: Host) {
+        child::settle();
         let Host::Fibers { workers } = host else { unreachable!() };
         let build = || sleave::Runtime::builder().workers(workers).build();
         // What is read while it is made.
