@@ -57,17 +57,23 @@
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("sleave-libc is for 64-bit Linux");
 
+mod batch;
 mod control;
 mod create;
 mod descriptor;
+mod epoll;
 mod errno;
 mod futex;
 mod kernel;
 mod kind;
 mod message;
 mod next;
+mod open;
 mod poll;
+mod select;
 mod socket;
+mod splice;
+mod stdio;
 mod stream;
 mod table;
 mod thread;

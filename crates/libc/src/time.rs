@@ -47,6 +47,33 @@ pub(crate) fn deadline_on(clock: clockid_t, at: u64) -> Deadline {
     if at == u64::MAX { Deadline::NEVER } else { Deadline::after(at.saturating_sub(now(clock))) }
 }
 
+/// The timeout of a call in nanoseconds, `None` for none (a null pointer); or `EINVAL`, as the kernel
+/// answers it.
+///
+/// # Safety
+/// `time` is null or readable.
+pub(crate) unsafe fn timeout(time: *const timespec) -> Result<Option<u64>, isize> {
+    // SAFETY: by contract.
+    match unsafe { time.as_ref() } {
+        None => Ok(None),
+        Some(time) => nanoseconds(time).map(Some).ok_or(errno::error(libc::EINVAL)),
+    }
+}
+
+/// `nanoseconds` as a program takes them.
+pub(crate) fn timespec(nanoseconds: u64) -> timespec {
+    timespec {
+        tv_sec: (nanoseconds / SECOND) as libc::time_t,
+        tv_nsec: (nanoseconds % SECOND) as libc::c_long,
+    }
+}
+
+/// The nanoseconds until `deadline`; `None` for ever.
+pub(crate) fn left(deadline: Deadline) -> Option<u64> {
+    let left = || deadline.nanoseconds().saturating_sub(now(libc::CLOCK_MONOTONIC));
+    (deadline != Deadline::NEVER).then(left)
+}
+
 /// Whether `clock` shows `at` or later.
 pub(crate) fn passed(clock: clockid_t, at: u64) -> bool {
     now(clock) >= at
@@ -107,6 +134,13 @@ pub unsafe extern "C" fn nanosleep(time: *const timespec, left: *mut timespec) -
     };
     sleep_until(Deadline::after(value));
     0
+}
+
+/// `nanosleep`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __nanosleep(time: *const timespec, left: *mut timespec) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { nanosleep(time, left) }
 }
 
 /// sleep(3)

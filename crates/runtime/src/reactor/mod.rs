@@ -36,7 +36,7 @@ mod stress;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub use descriptor::{Direction, Readiness, attempt, close, drained, hung_up, leave};
+pub use descriptor::{Direction, Readiness, attempt, close, close_range, drained, hung_up, leave};
 pub use descriptor::{opened, shared, wait};
 pub(crate) use epoll::Driver;
-pub use poll::poll;
+pub use poll::{Watched, poll, watch};
