@@ -17,42 +17,39 @@
 //! A plain thread pays one load and one compare. A call gives the result, the `errno` and the
 //! timing that it gives on a thread; where that cannot be, the table says so.
 //!
-//! # Every symbol
+//! # The families
 //! *Parks*: the fiber waits, the worker goes on. *Tracks*: the C library's own call, after which
-//! the table and the reactor know more. *Passes*: nothing to add.
+//! the table and the reactor know more.
 //!
-//! | symbol | what it does | why, and what to know |
+//! | file | symbols | |
 //! |---|---|---|
-//! | `clock_nanosleep` `nanosleep` `sleep` `usleep` | parks | passes for CPU-time and alarm clocks |
-//! | `read` `readv` `__read_chk` | parks | passes on regular files: they have no readiness, and the monitor gives the worker's other fibers to another thread |
-//! | `write` `writev` | parks | the same; on streams and pipes until everything is written |
-//! | `recv` `recvfrom` `recvmsg` `__recv_chk` `__recvfrom_chk` | parks | `MSG_DONTWAIT`, `MSG_OOB`, `MSG_ERRQUEUE` pass; received descriptors are tracked |
-//! | `send` `sendto` `sendmsg` | parks | `MSG_DONTWAIT`, `MSG_FASTOPEN` pass, and a send to a named Unix datagram socket whose queue is full; sent descriptors are tracked |
-//! | `accept` `accept4` | parks | blocks the worker if somebody outside the fibers takes the connection first |
-//! | `connect` | parks | TCP sockets that this process made and did not share; else passes |
-//! | `poll` `ppoll` `__poll_chk` | parks | `ppoll` with a signal mask passes |
-//! | `syscall` | parks | `SYS_futex` on private words only: a shared word is the kernel's; every other call passes |
-//! | `sched_yield` | yields | to the fibers of this processor |
-//! | `close` `dup2` `dup3` | tracks | wakes fibers that wait on the number, with `EBADF` |
-//! | `dup` `fcntl` `fcntl64` | tracks | duplicates; the program's own `O_NONBLOCK`. `F_SETLKW` blocks the worker |
-//! | `ioctl` | tracks | `FIONBIO` |
-//! | `socket` `socketpair` `pipe` `pipe2` `eventfd` `timerfd_create` | tracks | what the new number names |
-//! | `setsockopt` | tracks | `SO_RCVTIMEO` and `SO_SNDTIMEO` to the microsecond, `SO_RCVLOWAT`, `TCP_ULP` |
-//! | `shutdown` `getsockopt` | passes | the kernel sends the event, and knows the answer |
+//! | `time` | `clock_nanosleep nanosleep sleep usleep thrd_sleep` | parks |
+//! | `stream` | `read readv write writev preadv2 pwritev2 eventfd_read eventfd_write` | parks; regular files have no readiness |
+//! | `message`, `batch` | `recv recvfrom recvmsg recvmmsg send sendto sendmsg sendmmsg` | parks |
+//! | `splice` | `sendfile splice tee vmsplice` | parks |
+//! | `socket` | `accept accept4 connect`; `setsockopt getsockopt shutdown` | parks; tracks |
+//! | `poll`, `select`, `epoll` | `poll ppoll select pselect epoll_wait epoll_pwait epoll_pwait2` | parks on all at once |
+//! | `futex`, `number` | `syscall` | parks for `SYS_futex` on private words, and as the function that a number names |
+//! | `thread` | `sched_yield thrd_yield` | yields |
+//! | `descriptor`, `stdio` | `close close_range closefrom dup dup2 dup3 fcntl ioctl`, `fclose freopen pclose closedir mq_close` | tracks, and wakes who waits on a closed number with `EBADF` |
+//! | `create`, `open` | `socket pipe eventfd …`, `open openat creat …` | tracks |
+//!
+//! Fortified names (`__read_chk`), names for 64-bit offsets (`fcntl64`) and old names (`__read`) are
+//! beside those that they stand for. `docs/blocking-calls.md` says when each parks and why not;
+//! `docs/symbols.md` has a verdict on every function of the C library, which a test holds against
+//! the library and this crate (`tests/symbols.rs`).
 //!
 //! # Limits
 //! - Dynamically linked programs only: the C library's own functions are found by
 //!   `dlsym(RTLD_NEXT)`.
 //! - The C library calls itself without these symbols: stdio (`fread`, `puts`), the resolver
 //!   (`getaddrinfo`) and pthread locks block the worker.
-//! - A descriptor from `open`, and one that `fclose` closes, changes its meaning unseen. What
-//!   was closed with `close` is forgotten, and a number taken for a socket that is none is looked
-//!   at again.
+//! - A number that is closed by the bare instruction changes its meaning unseen (`stdio`).
 //!
 //! # Reading order
 //! `next` (the C library behind us), `errno`, `kernel` (tries), `kind` and `table` (what is known of
-//! each descriptor), `wait` (from one try to the next), then the families: `stream`, `message`,
-//! `socket`, `create`, `descriptor`, `poll`, `time`, `futex`, `thread`.
+//! each descriptor), `control` (descriptors that travel), `vector`, `wait` (from one try to the next),
+//! then the families.
 
 #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
 compile_error!("sleave-libc is for 64-bit Linux");
@@ -68,6 +65,7 @@ mod kernel;
 mod kind;
 mod message;
 mod next;
+mod number;
 mod open;
 mod poll;
 mod select;

@@ -24,9 +24,9 @@ use std::mem::transmute;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
-    DIR, FILE, clockid_t, epoll_event, fd_set, iovec, mmsghdr, mode_t, msghdr, nfds_t, off_t,
-    off64_t, pid_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval,
-    useconds_t,
+    DIR, FILE, clockid_t, epoll_event, fd_set, iovec, mmsghdr, mode_t, mqd_t, msghdr, nfds_t,
+    off_t, off64_t, pid_t, pollfd, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec,
+    timeval, useconds_t,
 };
 
 /// Looks `name` up behind this object.
@@ -186,6 +186,7 @@ next! {
     freopen(path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE;
     freopen64(path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE;
     closedir(directory: *mut DIR) -> c_int;
+    mq_close(queue: mqd_t) -> c_int;
     dup(fd: c_int) -> c_int;
     dup2(fd: c_int, new: c_int) -> c_int;
     dup3(fd: c_int, new: c_int, flags: c_int) -> c_int;

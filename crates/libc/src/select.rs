@@ -267,7 +267,7 @@ mod tests {
         for bits in [64, 65, 1024, 5000] {
             let mut set = vec![0 as Word; bits / BITS + 1];
             let wanted = [0usize, 3, 63, 64, 1023, 4999, 5000];
-            for fd in wanted.iter().filter(|&&fd| fd / BITS < set.len()) {
+            for fd in wanted.into_iter().filter(|fd| fd / BITS <= bits / BITS) {
                 set[fd / BITS] |= 1 << (fd % BITS);
             }
             let sets = [set.as_mut_ptr().cast(), null_mut(), null_mut()];

@@ -1,22 +1,23 @@
-//! Descriptors that the C library closes by itself: `fclose freopen closedir pclose`.
+//! Descriptors that the C library closes by itself: `fclose freopen pclose closedir mq_close`, and
+//! `_IO_fclose`, an old name.
 //!
 //! stdio and directory streams own a descriptor that the program may have made, tracked and waited on
-//! (fdopen(3), fdopendir(3)), and close it past the symbol `close`. These names are therefore
+//! (fdopen(3), fdopendir(3)), and close it past the symbol `close`; a message queue is a descriptor. These names are therefore
 //! tracked as a `close` of that number: whoever waits for it hears of it, and the number has no
 //! past when it is given out again.
 //!
-//! What *opens* behind the symbols (`fopen`, `opendir`, `popen`, `tmpfile` …) needs nothing: since every
+//! What *opens* behind the symbols (`fopen`, `opendir`, `popen`, `mq_open` …) needs nothing: since every
 //! close is seen, such a number is unknown, and asked about when it is first used. Only what closes by
 //! the bare instruction remains unseen; a number from any of the calls that this crate tracks is
 //! then right again.
 //!
 //! Reading and writing a stream blocks the worker: glibc calls itself.
 //!
-//! Sources: fclose(3), freopen(3), closedir(3), popen(3), fileno(3).
+//! Sources: fclose(3), freopen(3), closedir(3), popen(3), fileno(3), mq_overview(7).
 
 use std::ffi::{c_char, c_int};
 
-use libc::{DIR, FILE};
+use libc::{DIR, FILE, mqd_t};
 use sleave_runtime::reactor;
 
 use crate::{errno, next, table};
@@ -57,6 +58,13 @@ pub unsafe extern "C" fn fclose(stream: *mut FILE) -> c_int {
     unsafe { closing(number(stream), || next::fclose(stream)) }
 }
 
+/// `fclose`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _IO_fclose(stream: *mut FILE) -> c_int {
+    // SAFETY: the caller's argument for the same function.
+    unsafe { fclose(stream) }
+}
+
 /// pclose(3)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pclose(stream: *mut FILE) -> c_int {
@@ -95,4 +103,11 @@ pub unsafe extern "C" fn closedir(directory: *mut DIR) -> c_int {
         let fd = if directory.is_null() { -1 } else { libc::dirfd(directory) };
         closing(fd, || next::closedir(directory))
     }
+}
+
+/// mq_close(3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mq_close(queue: mqd_t) -> c_int {
+    // SAFETY: the caller's argument for the same function.
+    closing(queue, || unsafe { next::mq_close(queue) })
 }

@@ -1,4 +1,4 @@
-//! What threads do to each other: `sched_yield`.
+//! What threads do to each other: `sched_yield`, and its other names.
 //!
 //! Spawning, joining and the rest of pthreads come with the fibers that are made by
 //! `pthread_create`; here is what std calls on a fiber that exists.
@@ -20,4 +20,18 @@ pub unsafe extern "C" fn sched_yield() -> c_int {
     }
     scheduler::yield_now();
     0
+}
+
+/// thrd_yield(3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn thrd_yield() {
+    // SAFETY: no arguments.
+    unsafe { sched_yield() };
+}
+
+/// `sched_yield`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __sched_yield() -> c_int {
+    // SAFETY: no arguments.
+    unsafe { sched_yield() }
 }

@@ -1,4 +1,4 @@
-//! Sleeping: `clock_nanosleep nanosleep sleep usleep`.
+//! Sleeping: `clock_nanosleep nanosleep sleep usleep thrd_sleep`, and `__nanosleep`, an old name.
 //!
 //! Nothing to try here: a sleep is a park with a deadline. The runtime counts on
 //! `CLOCK_MONOTONIC`; a deadline on another clock is converted when the sleep begins and, when
@@ -141,6 +141,17 @@ pub unsafe extern "C" fn nanosleep(time: *const timespec, left: *mut timespec) -
 pub unsafe extern "C" fn __nanosleep(time: *const timespec, left: *mut timespec) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { nanosleep(time, left) }
+}
+
+/// thrd_sleep(3): 0, or -2 for a time that is none. (-1 would be a signal.)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn thrd_sleep(time: *const timespec, left: *mut timespec) -> c_int {
+    // SAFETY: the caller's arguments for a function that takes the same.
+    match unsafe { clock_nanosleep(libc::CLOCK_REALTIME, 0, time, left) } {
+        0 => 0,
+        libc::EINTR => -1,
+        _ => -2,
+    }
 }
 
 /// sleep(3)
