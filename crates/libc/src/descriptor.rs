@@ -76,6 +76,10 @@ pub unsafe extern "C" fn closefrom(first: c_int) {
 
 /// Closes the numbers from `first` to `last` by `call`, and tells whoever waits for one of them.
 fn close_all(first: c_uint, last: c_uint, call: impl FnOnce() -> isize) -> isize {
+    // In a child of fork or vfork, the usual caller, nobody waits, and the table may be the parent's.
+    if !reactor::is_this_process() {
+        return call();
+    }
     table::forget_range(first, last);
     reactor::close_range(first, last, call)
 }

@@ -559,14 +559,18 @@ pub fn close(fd: RawFd, call: impl FnOnce() -> isize) -> isize {
     result
 }
 
+/// Whether the descriptors that are known here are the calling process's: not in a child of fork(2),
+/// nor in one of vfork(2), which runs in its parent's memory.
+pub fn is_this_process() -> bool {
+    kernel::is_this_process()
+}
+
 /// Closes the numbers from `first` to `last` by `call`, and tells whoever waits for one of them. See
 /// [`close`].
+///
+/// Every entry is locked: in a child of fork(2) somebody may hold one for ever, see
+/// [`is_this_process`].
 pub fn close_range(first: u32, last: u32, call: impl FnOnce() -> isize) -> isize {
-    // Every entry would be locked: in a child of fork(2) somebody may hold one for ever, and nobody
-    // waits there.
-    if !kernel::is_this_process() {
-        return call();
-    }
     let mut woken = Batch::new();
     let mut closing = Vec::new();
     let last = last.min((LEAF * LEAVES - 1) as u32);

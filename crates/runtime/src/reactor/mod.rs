@@ -37,6 +37,6 @@ mod stress;
 mod tests;
 
 pub use descriptor::{Direction, Readiness, attempt, close, close_range, drained, hung_up, leave};
-pub use descriptor::{opened, shared, wait};
+pub use descriptor::{is_this_process, opened, shared, wait};
 pub(crate) use epoll::Driver;
 pub use poll::{Watched, poll, watch};
