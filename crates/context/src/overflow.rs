@@ -50,7 +50,7 @@ use core::fmt::{self, Write};
 use core::marker::PhantomData;
 use core::mem::{MaybeUninit, forget, transmute};
 use core::ptr::{null, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
 type Handler = extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void);
 
@@ -80,6 +80,8 @@ static CHAINS: [Chain; 2] = [Chain::of(libc::SIGSEGV), Chain::of(libc::SIGBUS)];
 pub fn install() {
     static INSTALLING: Lock<()> = Lock::new(());
     let _installing = INSTALLING.lock();
+    // Asked for now: it takes a descriptor for a moment, which nobody expects when a thread starts.
+    signal_stack_size();
     for chain in &CHAINS {
         // Relaxed: stored under the lock.
         if chain.installed.load(Ordering::Relaxed) {
@@ -100,6 +102,21 @@ pub fn install() {
             new.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             libc::sigaction(chain.signal, &new, null_mut());
         }
+    }
+}
+
+/// Bytes that the handler needs. The kernel says what registers take, which with wide vectors and tiles
+/// may be most of it.
+fn signal_stack_size() -> usize {
+    static SIZE: AtomicUsize = AtomicUsize::new(0);
+    // Relaxed: the number stands for itself, and whoever sees it late asks the kernel once more.
+    match SIZE.load(Ordering::Relaxed) {
+        0 => {
+            let size = HANDLER_STACK + sys::auxiliary(libc::AT_MINSIGSTKSZ).unwrap_or(0);
+            SIZE.store(size, Ordering::Relaxed);
+            size
+        }
+        size => size,
     }
 }
 
@@ -131,8 +148,7 @@ const HANDLER_STACK: usize = 64 << 10;
 /// .unwrap();
 /// ```
 pub fn prepare_thread() -> Result<AlternateStack, Error> {
-    // The kernel says what registers take, which with wide vectors and tiles may be most of it.
-    let size = HANDLER_STACK + sys::auxiliary(libc::AT_MINSIGSTKSZ).unwrap_or(0);
+    let size = signal_stack_size();
     // SAFETY: only asks.
     let now = unsafe { sys::signal_stack(None) }.map_err(Error::from_kernel)?;
     let enough = now.ss_flags & libc::SS_DISABLE == 0 && now.ss_size >= size;

@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::io::{Read, Seek, Write};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::process::{Command, Stdio};
+use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,6 +31,16 @@ fn moved(fd: &impl AsRawFd, above: c_int) -> RawFd {
 fn alone(name: &str, body: fn()) {
     const MARK: &str = "SLEAVE_TEST_ALONE";
     if std::env::var_os(MARK).is_some() {
+        // Once in a process malloc looks in a file how many CPUs there are: when many threads allocate.
+        let all = Barrier::new(32);
+        thread::scope(|scope| {
+            for _ in 0..32 {
+                scope.spawn(|| {
+                    drop(std::hint::black_box(vec![0u8; 100]));
+                    all.wait();
+                });
+            }
+        });
         return body();
     }
     let mut child = Command::new(std::env::current_exe().expect("this program"))
@@ -320,6 +331,34 @@ fn standard_numbers_are_numbers_like_any_other() {
         if let Err(panic) = result {
             std::panic::resume_unwind(panic);
         }
+    });
+}
+
+#[test]
+fn the_lowest_number_is_the_programs_whatever_the_runtime_does() {
+    alone("the_lowest_number_is_the_programs_whatever_the_runtime_does", || {
+        everywhere(|| {
+            // Workers that are stuck make the monitor look for the reason.
+            let stuck: Vec<_> = (0..4)
+                .map(|_| {
+                    spawn(|| {
+                        let sleep = || thread::sleep(Duration::from_millis(150));
+                        sleave_runtime::interpose::uninterposed(sleep);
+                    })
+                })
+                .collect();
+            let start = Instant::now();
+            let mut last = None;
+            while start.elapsed() < Duration::from_millis(200) {
+                // SAFETY: dup(2) and close(2) of numbers of the test's own.
+                unsafe {
+                    let fd = libc::dup(2);
+                    assert_eq!(libc::close(fd), 0);
+                    assert_eq!(*last.get_or_insert(fd), fd, "another number was free");
+                }
+            }
+            stuck.into_iter().for_each(|stuck| stuck.join().expect("one that was stuck"));
+        });
     });
 }
 

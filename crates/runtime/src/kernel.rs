@@ -262,6 +262,14 @@ pub(crate) fn cpu_time(tid: u32) -> Option<u64> {
     Some(t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
 }
 
+/// Gives the calling OS thread a descriptor table of its own, an empty one, if the kernel can.
+/// close_range(2)
+pub(crate) fn leave_descriptors() {
+    // SAFETY: close_range(2) with CLOSE_RANGE_UNSHARE leaves the shared table as it is, or fails and
+    // changes nothing.
+    let _ = unsafe { syscall!(Sysno::close_range, 0, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
+}
+
 /// Whether the OS thread `tid` of this process runs or is about to (state `R` of proc(5));
 /// `false` also if that cannot be found out.
 pub(crate) fn is_runnable(tid: u32) -> bool {

@@ -49,6 +49,7 @@ mod processor;
 mod queue;
 mod seat;
 pub(crate) mod setxid;
+mod witness;
 mod worker;
 
 #[cfg(all(test, not(loom)))]

@@ -19,6 +19,7 @@ use sleave_context::lock::Lock;
 
 use super::core::Core;
 use super::processor::Processor;
+use super::witness;
 use crate::fiber::{Space, known_space};
 use crate::kernel::{self, OsThread};
 use crate::wait::Deadline;
@@ -164,7 +165,7 @@ fn is_stuck(processor: &Processor, seen: &mut Seen) -> bool {
     if seen.cpu == 0 {
         seen.cpu = cpu;
     }
-    cpu - seen.cpu >= u64::from(PATIENCE) * TICK || !kernel::is_runnable(thread)
+    cpu - seen.cpu >= u64::from(PATIENCE) * TICK || !witness::is_runnable(thread)
 }
 
 /// The two signals that glibc keeps for itself, 32 and 33: setuid(2) waits for every thread to answer.
