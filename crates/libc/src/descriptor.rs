@@ -1,4 +1,5 @@
-//! The descriptor itself: `close dup dup2 dup3 fcntl ioctl`.
+//! The descriptor itself: `close close_range closefrom dup dup2 dup3 fcntl ioctl`, and `__close __dup2
+//! __fcntl`, old names.
 //!
 //! None of them parks (but an `fcntl` that waits for a file's lock, see `lock`). They tell the table and the reactor what happens to a number, whoever
 //! calls, fiber or thread:
@@ -18,9 +19,9 @@
 //! x86-64 and AArch64 Linux a variadic integer or pointer travels where a fixed one does; a word
 //! that the caller did not pass goes to a command that does not look at it.
 //!
-//! Sources: close(2), dup(2), fcntl(2), ioctl_tty(2) on `FIONBIO`; System V AMD64 psABI, AAPCS64.
+//! Sources: close(2), close_range(2), closefrom(3), dup(2), fcntl(2), ioctl_tty(2) on `FIONBIO`; System V AMD64 psABI, AAPCS64.
 
-use std::ffi::{c_int, c_ulong};
+use std::ffi::{c_int, c_uint, c_ulong};
 
 use sleave_runtime::reactor;
 
@@ -43,6 +44,58 @@ pub unsafe extern "C" fn close(fd: c_int) -> c_int {
     // SAFETY: the caller's argument for the same function.
     let call = || errno::kernel_form(unsafe { next::close(fd) });
     errno::finish_int(reactor::close(fd, call))
+}
+
+/// `close`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __close(fd: c_int) -> c_int {
+    // SAFETY: the caller's argument for the same function.
+    unsafe { close(fd) }
+}
+
+/// close_range(2): all of them, unless they are only to be closed by the next exec.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    let call = |first, last| errno::kernel_form(unsafe { next::close_range(first, last, flags) });
+    // With flags nothing is closed that fibers share (CLOSE_RANGE_UNSHARE: the thread's own table).
+    let closes = first <= last && flags == 0;
+    errno::finish_int(if closes { close_all(first, last, call) } else { call(first, last) })
+}
+
+/// closefrom(3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn closefrom(first: c_int) {
+    // SAFETY: numbers that the caller wants to be closed. close_range(2) is older than what fibers need.
+    let call = |first, last| errno::kernel_form(unsafe { next::close_range(first, last, 0) });
+    if close_all(first.max(0) as c_uint, c_uint::MAX, call) < 0 {
+        // SAFETY: the caller's argument for the same function.
+        unsafe { next::closefrom(first) };
+    }
+}
+
+/// Closes the numbers from `first` to `last` by `call`, but those that are the runtime's own, and tells whoever waits
+/// for one of them.
+fn close_all(first: c_uint, last: c_uint, call: impl Fn(c_uint, c_uint) -> isize) -> isize {
+    // In a child of fork or vfork, the usual caller, nobody waits, and the table may be the parent's.
+    if !reactor::is_this_process() {
+        return call(first, last);
+    }
+    table::forget_range(first, last);
+    let around_own = || {
+        let mut from = first;
+        while let Some(own) = reactor::next_own(from).filter(|&own| own <= last) {
+            if from < own {
+                let result = call(from, own - 1);
+                if result < 0 {
+                    return result;
+                }
+            }
+            from = own + 1;
+        }
+        if from <= last { call(from, last) } else { 0 }
+    };
+    reactor::close_range(first, last, around_own)
 }
 
 /// dup(2)
@@ -130,11 +183,25 @@ unsafe fn control(
     result
 }
 
+/// `dup2`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __dup2(old: c_int, new: c_int) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { dup2(old, new) }
+}
+
 /// fcntl(2)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { control(fd, command, argument, next::fcntl) }
+}
+
+/// `fcntl`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { fcntl(fd, command, argument) }
 }
 
 /// `fcntl` as glibc's headers name it with 64-bit file offsets.

@@ -40,7 +40,7 @@ use sleave_runtime::interpose;
 use sleave_runtime::wait::Deadline;
 use sleave_runtime::wait::futex::{self, Waited};
 
-use crate::{errno, kernel, next, time};
+use crate::{errno, kernel, number, time};
 
 /// Wakes whoever waits, whatever it waits for.
 const ANY: u32 = u32::MAX;
@@ -195,7 +195,7 @@ unsafe fn futex_call(call: &Call) -> isize {
 /// syscall(2)
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn syscall(
-    number: c_long,
+    which: c_long,
     a: usize,
     b: usize,
     c: usize,
@@ -203,9 +203,9 @@ pub unsafe extern "C" fn syscall(
     e: usize,
     f: usize,
 ) -> c_long {
-    if number != libc::SYS_futex {
-        // SAFETY: the caller's arguments for the same function.
-        return unsafe { next::syscall(number, a, b, c, d, e, f) };
+    if which != libc::SYS_futex {
+        // SAFETY: the caller's arguments for the same call.
+        return unsafe { number::call(which, [a, b, c, d, e, f]) };
     }
     let call = Call {
         word: a,

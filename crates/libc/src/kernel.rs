@@ -15,7 +15,7 @@
 use std::ffi::{c_char, c_int, c_short, c_uint, c_void};
 use std::mem::size_of;
 
-use libc::{iovec, msghdr, sockaddr, socklen_t};
+use libc::{iovec, mmsghdr, msghdr, off64_t, sockaddr, socklen_t};
 use syscalls::{Sysno, raw_syscall};
 
 /// "Do not block" of preadv2(2) and pwritev2(2).
@@ -138,6 +138,47 @@ pub(crate) unsafe fn poll_now(fds: *mut libc::pollfd, count: libc::nfds_t) -> is
     unsafe {
         raw_syscall!(Sysno::ppoll, fds, count, &raw const zero, std::ptr::null::<u8>(), 8) as isize
     }
+}
+
+/// select(2) for `timeout` nanoseconds, `None` for ever.
+pub(crate) unsafe fn select(
+    count: c_int,
+    sets: [*mut libc::fd_set; 3],
+    timeout: Option<u64>,
+) -> isize {
+    let mut time = timeout.map(crate::time::timespec);
+    let time = time.as_mut().map_or(std::ptr::null_mut(), |time| time as *mut libc::timespec);
+    let [read, write, except] = sets;
+    // pselect6, since newer architectures have no select.
+    // SAFETY: pselect6(2): the kernel checks the sets, the caller's; it writes the time left into
+    // `time`; a null last argument leaves the signal mask alone.
+    unsafe {
+        let none = std::ptr::null::<u8>();
+        raw_syscall!(Sysno::pselect6, count, read, write, except, time, none) as isize
+    }
+}
+
+/// epoll_wait(2) for `timeout` milliseconds, negative for ever.
+pub(crate) unsafe fn epoll_wait(
+    epoll: c_int,
+    events: *mut libc::epoll_event,
+    max: c_int,
+    timeout: c_int,
+) -> isize {
+    let none = std::ptr::null::<u8>();
+    // epoll_pwait, since newer architectures have no epoll_wait.
+    // SAFETY: epoll_pwait(2): the kernel checks the buffer, the caller's; a null mask leaves the
+    // signal mask alone.
+    unsafe { raw_syscall!(Sysno::epoll_pwait, epoll, events, max, timeout, none, 8) as isize }
+}
+
+/// The signals that the calling thread blocks, one bit each from signal 1 on: rt_sigprocmask(2).
+pub(crate) fn blocked_signals() -> u64 {
+    let mut blocked = 0u64;
+    let none = std::ptr::null::<u8>();
+    // SAFETY: rt_sigprocmask(2) without a new mask writes the eight bytes of the old one.
+    unsafe { raw_syscall!(Sysno::rt_sigprocmask, 0, none, &raw mut blocked, 8) };
+    blocked
 }
 
 /// What of `events` (and of `POLLERR`, `POLLHUP`, `POLLNVAL`) holds for `fd` now.
@@ -273,6 +314,99 @@ pub(crate) unsafe fn futex(
 ) -> isize {
     // SAFETY: futex(2): the kernel checks the addresses, which are the caller's.
     unsafe { raw_syscall!(Sysno::futex, word, operation, value, timeout, second, value3) as isize }
+}
+
+/// recvmmsg(2) without a timeout.
+pub(crate) unsafe fn recvmmsg(
+    fd: c_int,
+    messages: *mut mmsghdr,
+    count: c_uint,
+    flags: c_int,
+) -> isize {
+    let none = std::ptr::null::<u8>();
+    // SAFETY: recvmmsg(2): the kernel checks the array and what it points to.
+    unsafe { raw_syscall!(Sysno::recvmmsg, fd, messages, count, flags, none) as isize }
+}
+
+/// sendmmsg(2)
+pub(crate) unsafe fn sendmmsg(
+    fd: c_int,
+    messages: *mut mmsghdr,
+    count: c_uint,
+    flags: c_int,
+) -> isize {
+    // SAFETY: sendmmsg(2): the kernel checks the array and what it points to.
+    unsafe { raw_syscall!(Sysno::sendmmsg, fd, messages, count, flags) as isize }
+}
+
+/// sendfile(2)
+pub(crate) unsafe fn sendfile(to: c_int, from: c_int, offset: *mut off64_t, len: usize) -> isize {
+    // SAFETY: sendfile(2): the kernel checks the offset, the caller's.
+    unsafe { raw_syscall!(Sysno::sendfile, to, from, offset, len) as isize }
+}
+
+/// splice(2)
+pub(crate) unsafe fn splice(
+    from: c_int,
+    from_offset: *mut off64_t,
+    to: c_int,
+    to_offset: *mut off64_t,
+    len: usize,
+    flags: c_uint,
+) -> isize {
+    // SAFETY: splice(2): the kernel checks both offsets, the caller's.
+    unsafe { raw_syscall!(Sysno::splice, from, from_offset, to, to_offset, len, flags) as isize }
+}
+
+/// tee(2)
+pub(crate) fn tee(from: c_int, to: c_int, len: usize, flags: c_uint) -> isize {
+    // SAFETY: tee(2) takes numbers.
+    unsafe { raw_syscall!(Sysno::tee, from, to, len, flags) as isize }
+}
+
+/// vmsplice(2)
+pub(crate) unsafe fn vmsplice(
+    fd: c_int,
+    parts: *const iovec,
+    count: usize,
+    flags: c_uint,
+) -> isize {
+    // SAFETY: vmsplice(2): the kernel checks the array and its buffers, the caller's.
+    unsafe { raw_syscall!(Sysno::vmsplice, fd, parts, count, flags) as isize }
+}
+
+/// The bytes that a socket takes without waiting, once it has been writable: `SO_MEMINFO`.
+pub(crate) fn room(fd: c_int) -> Option<usize> {
+    /// `SO_MEMINFO` of asm-generic/socket.h, and the places of `SK_MEMINFO_*` (sock_diag.h) in what it
+    /// answers.
+    const MEMORY: c_int = 55;
+    const SENDING: usize = 2;
+    const LIMIT: usize = 3;
+    const QUEUED: usize = 5;
+    let (memory, size) = option(fd, libc::SOL_SOCKET, MEMORY, [0u32; 9])?;
+    let used = memory[SENDING].max(memory[QUEUED]);
+    (size > QUEUED * size_of::<u32>()).then(|| memory[LIMIT].saturating_sub(used) as usize)
+}
+
+/// How many numbers the process's descriptor table has room for now: `FDSize` of proc(5).
+pub(crate) fn table_size() -> Option<usize> {
+    let mut text = [0u8; 1024];
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: openat(2) of a NUL-terminated path, read(2) into a buffer of ours, close(2) of what was
+    // opened here.
+    let len = unsafe {
+        let path = c"/proc/thread-self/status".as_ptr();
+        let fd = raw_syscall!(Sysno::openat, libc::AT_FDCWD, path, flags) as isize;
+        if fd < 0 {
+            return None;
+        }
+        let len = read(fd as c_int, text.as_mut_ptr().cast(), text.len());
+        raw_syscall!(Sysno::close, fd);
+        usize::try_from(len).ok()?
+    };
+    let text = std::str::from_utf8(&text[..len]).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("FDSize:"))?;
+    line.trim().parse().ok()
 }
 
 /// Last words before an abort, on standard error.

@@ -61,7 +61,7 @@ pub(crate) fn target(d: &Descriptor, len: usize, flags: c_int) -> usize {
 
 /// Whether an error waits for the next call: then it must not be consumed by this one, which has
 /// something to report. Asked only when the reactor has seen the connection end in some way.
-fn broken(fd: c_int, direction: Direction) -> bool {
+pub(crate) fn broken(fd: c_int, direction: Direction) -> bool {
     let ends = match direction {
         // A half-closed peer may still be sent to; only both halves make POLLHUP.
         Direction::Write => libc::POLLERR | libc::POLLHUP,
@@ -206,7 +206,7 @@ pub(crate) unsafe fn receive_rest(
 ///
 /// # Safety
 /// As recvmsg(2).
-unsafe fn receive_message(d: Descriptor, message: *mut msghdr, flags: c_int) -> isize {
+pub(crate) unsafe fn receive_message(d: Descriptor, message: *mut msghdr, flags: c_int) -> isize {
     // SAFETY: the caller's arguments, unchanged.
     let plain = move || unsafe { kernel::recvmsg(d.fd, message, flags) };
     if flags & NEVER_WAITS != 0 || !d.kind().is_socket() || d.known_nonblocking() {
@@ -362,7 +362,7 @@ pub(crate) unsafe fn send_rest(
 ///
 /// # Safety
 /// As sendmsg(2).
-unsafe fn send_message(d: Descriptor, message: *const msghdr, flags: c_int) -> isize {
+pub(crate) unsafe fn send_message(d: Descriptor, message: *const msghdr, flags: c_int) -> isize {
     // SAFETY: the caller's arguments, unchanged.
     let plain = move || unsafe { kernel::sendmsg(d.fd, message, flags) };
     if flags & KERNELS != 0 || !d.kind().is_socket() || d.known_nonblocking() {
@@ -489,6 +489,18 @@ pub unsafe extern "C" fn sendto(
         }
         errno::finish(send_buffer(Descriptor::of(fd), buffer, len, flags, name, name_len))
     }
+}
+
+/// `send`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __send(
+    fd: c_int,
+    buffer: *const c_void,
+    len: size_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { send(fd, buffer, len, flags) }
 }
 
 /// sendmsg(2). Descriptors that go with the message (`SCM_RIGHTS`) are shared from then on,

@@ -24,10 +24,10 @@ use std::mem::transmute;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
-    FILE, addrinfo, clockid_t, hostent, id_t, idtype_t, iovec, mode_t, msghdr, nfds_t, off_t,
-    off64_t, pid_t, pollfd, pthread_barrier_t, pthread_cond_t, pthread_mutex_t, pthread_once_t,
-    pthread_rwlock_t, pthread_t, rusage, sem_t, siginfo_t, sigset_t, size_t, sockaddr, socklen_t,
-    ssize_t, timespec, useconds_t,
+    DIR, FILE, addrinfo, clockid_t, epoll_event, fd_set, hostent, id_t, idtype_t, iovec, mmsghdr,
+    mode_t, mqd_t, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, pthread_barrier_t,
+    pthread_cond_t, pthread_mutex_t, pthread_once_t, pthread_rwlock_t, pthread_t, rusage, sem_t,
+    siginfo_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
 };
 
 use crate::resolve::{Net, Resolver};
@@ -152,6 +152,9 @@ next! {
     writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t;
     __read_chk(fd: c_int, buffer: *mut c_void, len: size_t, room: size_t) -> ssize_t;
 
+    preadv2(fd: c_int, parts: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t;
+    pwritev2(fd: c_int, parts: *const iovec, count: c_int, offset: off_t, flags: c_int) -> ssize_t;
+
     recv(fd: c_int, buffer: *mut c_void, len: size_t, flags: c_int) -> ssize_t;
     recvfrom(fd: c_int, buffer: *mut c_void, len: size_t, flags: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> ssize_t;
     recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t;
@@ -161,9 +164,26 @@ next! {
     __recv_chk(fd: c_int, buffer: *mut c_void, len: size_t, room: size_t, flags: c_int) -> ssize_t;
     __recvfrom_chk(fd: c_int, buffer: *mut c_void, len: size_t, room: size_t, flags: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> ssize_t;
 
+    recvmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int, timeout: *mut timespec) -> c_int;
+    sendmmsg(fd: c_int, messages: *mut mmsghdr, count: c_uint, flags: c_int) -> c_int;
+
+    sendfile(to: c_int, from: c_int, offset: *mut off_t, len: size_t) -> ssize_t;
+    splice(from: c_int, from_offset: *mut off64_t, to: c_int, to_offset: *mut off64_t, len: size_t, flags: c_uint) -> ssize_t;
+    tee(from: c_int, to: c_int, len: size_t, flags: c_uint) -> ssize_t;
+    vmsplice(fd: c_int, parts: *const iovec, count: size_t, flags: c_uint) -> ssize_t;
+
     poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int;
     ppoll(fds: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int;
     __poll_chk(fds: *mut pollfd, count: nfds_t, timeout: c_int, room: size_t) -> c_int;
+
+    __ppoll_chk(fds: *mut pollfd, count: nfds_t, timeout: *const timespec, mask: *const sigset_t, room: size_t) -> c_int;
+    select(count: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set, timeout: *mut timeval) -> c_int;
+    pselect(count: c_int, read: *mut fd_set, write: *mut fd_set, except: *mut fd_set, timeout: *const timespec, mask: *const sigset_t) -> c_int;
+    epoll_create(size: c_int) -> c_int;
+    epoll_create1(flags: c_int) -> c_int;
+    epoll_wait(epoll: c_int, events: *mut epoll_event, max: c_int, timeout: c_int) -> c_int;
+    epoll_pwait(epoll: c_int, events: *mut epoll_event, max: c_int, timeout: c_int, mask: *const sigset_t) -> c_int;
+    epoll_pwait2(epoll: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t) -> c_int;
 
     socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     socketpair(domain: c_int, kind: c_int, protocol: c_int, pair: *mut c_int) -> c_int;
@@ -175,6 +195,14 @@ next! {
     getsockopt(fd: c_int, level: c_int, option: c_int, value: *mut c_void, len: *mut socklen_t) -> c_int;
 
     close(fd: c_int) -> c_int;
+    close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int;
+    closefrom(first: c_int) -> ();
+    fclose(stream: *mut FILE) -> c_int;
+    pclose(stream: *mut FILE) -> c_int;
+    freopen(path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE;
+    freopen64(path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE;
+    closedir(directory: *mut DIR) -> c_int;
+    mq_close(queue: mqd_t) -> c_int;
     dup(fd: c_int) -> c_int;
     dup2(fd: c_int, new: c_int) -> c_int;
     dup3(fd: c_int, new: c_int, flags: c_int) -> c_int;
@@ -182,6 +210,13 @@ next! {
     pipe2(ends: *mut c_int, flags: c_int) -> c_int;
     eventfd(value: c_uint, flags: c_int) -> c_int;
     timerfd_create(clock: clockid_t, flags: c_int) -> c_int;
+    signalfd(fd: c_int, signals: *const sigset_t, flags: c_int) -> c_int;
+    inotify_init() -> c_int;
+    inotify_init1(flags: c_int) -> c_int;
+    fanotify_init(flags: c_uint, file_flags: c_uint) -> c_int;
+    pidfd_open(process: pid_t, flags: c_uint) -> c_int;
+    pidfd_getfd(process: c_int, theirs: c_int, flags: c_uint) -> c_int;
+    memfd_create(name: *const c_char, flags: c_uint) -> c_int;
     fcntl(fd: c_int, command: c_int; argument: usize) -> c_int;
     fcntl64(fd: c_int, command: c_int; argument: usize) -> c_int;
     ioctl(fd: c_int, request: libc::c_ulong; argument: usize) -> c_int;
@@ -214,6 +249,8 @@ next! {
 
     open(path: *const c_char, flags: c_int; mode: mode_t) -> c_int;
     open64(path: *const c_char, flags: c_int; mode: mode_t) -> c_int;
+    __open(path: *const c_char, flags: c_int; mode: mode_t) -> c_int;
+    __open64(path: *const c_char, flags: c_int; mode: mode_t) -> c_int;
     openat(directory: c_int, path: *const c_char, flags: c_int; mode: mode_t) -> c_int;
     openat64(directory: c_int, path: *const c_char, flags: c_int; mode: mode_t) -> c_int;
     creat(path: *const c_char, mode: mode_t) -> c_int;
@@ -222,6 +259,7 @@ next! {
     __open64_2(path: *const c_char, flags: c_int) -> c_int;
     __openat_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int;
     __openat64_2(directory: c_int, path: *const c_char, flags: c_int) -> c_int;
+    open_by_handle_at(mount: c_int, handle: *mut c_void, flags: c_int) -> c_int;
 
     pread(fd: c_int, buffer: *mut c_void, len: size_t, offset: off_t) -> ssize_t;
     pread64(fd: c_int, buffer: *mut c_void, len: size_t, offset: off64_t) -> ssize_t;
@@ -261,7 +299,6 @@ next! {
     waitid(kind: idtype_t, id: id_t, info: *mut siginfo_t, options: c_int) -> c_int;
     wait4(pid: pid_t, status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t;
     system(command: *const c_char) -> c_int;
-    pclose(stream: *mut FILE) -> c_int;
 
     pthread_join(thread: pthread_t, result: *mut *mut c_void) -> c_int;
     pthread_tryjoin_np(thread: pthread_t, result: *mut *mut c_void) -> c_int;

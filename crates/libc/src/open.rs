@@ -1,4 +1,7 @@
-//! Opening: `open openat creat`, and the names that glibc's headers give them.
+//! Opening: `open openat creat`, and the names that glibc's headers give them; `open_by_handle_at`.
+//!
+//! The new number's past is forgotten (`create::numbered`), and what it names is asked about when it is
+//! first used.
 //!
 //! Opening is over at once, mostly: so nobody is called to stand in, which would cost more than the call. But a FIFO waits
 //! until somebody opens its other end, a device for its line, a file on a network for the network. Then the runtime's monitor
@@ -12,11 +15,12 @@
 //!
 //! Sources: open(2), fifo(7), statx(2).
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{c_char, c_int, c_void};
 
 use libc::mode_t;
 use sleave_runtime::interpose;
 
+use crate::create::numbered;
 use crate::handoff::{Call, glance, hand_off};
 use crate::{kernel, next};
 
@@ -31,13 +35,13 @@ unsafe fn open_by(
     call: impl FnOnce() -> c_int,
 ) -> c_int {
     if !interpose::active() || flags & (libc::O_NONBLOCK | libc::O_PATH) != 0 {
-        return call();
+        return numbered(call());
     }
-    glance(call).unwrap_or_else(|call| {
+    numbered(glance(call).unwrap_or_else(|call| {
         // SAFETY: the caller's path: the kernel checks it.
         let waits = unsafe { kernel::is_fifo(directory, path) };
         hand_off(if waits { Call::Waits } else { Call::Works }, call)
-    })
+    }))
 }
 
 /// Functions that open a path, in the working directory or in the one that stands in brackets, with these flags.
@@ -73,6 +77,10 @@ opens! {
     open[](flags; mode);
     /// `open` as glibc's headers name it with 64-bit file offsets.
     open64[](flags; mode);
+    /// `open`, as old programs call it.
+    __open[](flags; mode);
+    /// `open64`, as old programs call it.
+    __open64[](flags; mode);
     /// openat(2)
     openat[directory](flags; mode);
     /// `openat` as glibc's headers name it with 64-bit file offsets.
@@ -89,4 +97,15 @@ opens! {
     __openat_2[directory](flags);
     /// `openat64` without a mode, under `_FORTIFY_SOURCE`.
     __openat64_2[directory](flags);
+}
+
+/// open_by_handle_at(2)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn open_by_handle_at(
+    mount: c_int,
+    handle: *mut c_void,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    numbered(unsafe { next::open_by_handle_at(mount, handle, flags) })
 }

@@ -1,14 +1,17 @@
-//! Waiting for one of several descriptors: `poll ppoll`.
+//! Waiting for one of several descriptors: `poll ppoll`, and `__poll`, an old name of the first.
 //!
 //! The kernel is asked first, without a timeout, with the program's own array: that settles what
 //! is ready already, what is no descriptor (`POLLNVAL`), too many entries (`EINVAL`) and a bad
 //! array (`EFAULT`). Only if nothing is ready is the array known to be readable, and parked on as
 //! a whole.
 //!
-//! `ppoll` with a signal mask passes to the C library, which blocks the worker: the mask is to be
-//! in force exactly while the *thread* waits, and only the kernel can do that.
+//! **A signal mask** (of `ppoll`, `pselect`, `epoll_pwait`, `epoll_pwait2`) is to be in force exactly while
+//! the *thread* waits, and only the kernel can do that. If it lets a signal in that is blocked
+//! otherwise, that signal is what the caller waits for: the call passes to the C library and blocks
+//! the worker. A mask that lets in nothing new, such as the present one, changes nothing that a fiber
+//! could see, since no signal ends a fiber's wait: then it parks.
 //!
-//! Sources: poll(2).
+//! Sources: poll(2), signal(7).
 
 use std::ffi::c_int;
 
@@ -40,8 +43,18 @@ unsafe fn poll_for(fds: *mut pollfd, count: nfds_t, timeout: Option<u64>) -> isi
 }
 
 /// A timeout in milliseconds, negative for none, in nanoseconds.
-fn milliseconds(timeout: c_int) -> Option<u64> {
+pub(crate) fn milliseconds(timeout: c_int) -> Option<u64> {
     u64::try_from(timeout).ok().map(|ms| ms * 1_000_000)
+}
+
+/// Whether a wait under `mask` can be ended by a signal that the caller blocks otherwise.
+///
+/// # Safety
+/// `mask` is null or readable.
+pub(crate) unsafe fn lets_signals_in(mask: *const sigset_t) -> bool {
+    // SAFETY: by contract; the kernel's part of a sigset_t are its first eight bytes.
+    let mask = unsafe { mask.cast::<u64>().as_ref() };
+    mask.is_some_and(|mask| kernel::blocked_signals() & !mask != 0)
 }
 
 /// poll(2)
@@ -67,18 +80,21 @@ pub unsafe extern "C" fn ppoll(
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel; a
     // timeout that is not null is readable.
     unsafe {
-        if !interpose::active() || !mask.is_null() {
+        if !interpose::active() || lets_signals_in(mask) {
             return next::ppoll(fds, count, timeout, mask);
         }
-        let timeout = match timeout.as_ref() {
-            None => None,
-            Some(time) => match time::nanoseconds(time) {
-                None => return errno::finish_int(errno::error(libc::EINVAL)),
-                some => some,
-            },
-        };
-        errno::finish_int(poll_for(fds, count, timeout))
+        match time::timeout(timeout) {
+            Ok(timeout) => errno::finish_int(poll_for(fds, count, timeout)),
+            Err(error) => errno::finish_int(error),
+        }
     }
+}
+
+/// `poll`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { poll(fds, count, timeout) }
 }
 
 /// `poll` under `_FORTIFY_SOURCE`: the C library aborts if there are more entries than room.
@@ -95,6 +111,24 @@ pub unsafe extern "C" fn __poll_chk(
             return next::__poll_chk(fds, count, timeout, room);
         }
         poll(fds, count, timeout)
+    }
+}
+
+/// `ppoll` under `_FORTIFY_SOURCE`: see `__poll_chk`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __ppoll_chk(
+    fds: *mut pollfd,
+    count: nfds_t,
+    timeout: *const timespec,
+    mask: *const sigset_t,
+    room: size_t,
+) -> c_int {
+    // SAFETY: the caller's arguments.
+    unsafe {
+        if room / size_of::<pollfd>() < count as usize {
+            return next::__ppoll_chk(fds, count, timeout, mask, room);
+        }
+        ppoll(fds, count, timeout, mask)
     }
 }
 

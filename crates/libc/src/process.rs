@@ -1,4 +1,4 @@
-//! Children: `wait waitpid waitid wait3 wait4 system pclose`.
+//! Children: `wait waitpid waitid wait3 wait4 system` (`pclose` is in `stdio`).
 //!
 //! ```text
 //!   ask without waiting ── ended, or an error ─▶ the result
@@ -22,7 +22,7 @@
 use std::ffi::{c_char, c_int};
 use std::ptr::null_mut;
 
-use libc::{FILE, id_t, idtype_t, pid_t, rusage, siginfo_t};
+use libc::{id_t, idtype_t, pid_t, rusage, siginfo_t};
 use sleave_runtime::interpose;
 use sleave_runtime::reactor::{self, Direction, Readiness};
 use sleave_runtime::wait::Deadline;
@@ -191,6 +191,4 @@ pub unsafe extern "C" fn waitid(
 hand_off_whole! {
     /// system(3)
     Waits system(command: *const c_char) -> c_int;
-    /// pclose(3)
-    Waits pclose(stream: *mut FILE) -> c_int;
 }

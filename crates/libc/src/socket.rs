@@ -272,6 +272,13 @@ pub unsafe extern "C" fn connect(fd: c_int, name: *const sockaddr, len: socklen_
     }
 }
 
+/// `connect`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __connect(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { connect(fd, name, len) }
+}
+
 /// shutdown(2): the kernel wakes who waits, by an event like any other.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {

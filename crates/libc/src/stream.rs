@@ -1,4 +1,5 @@
-//! Reading and writing whatever it is: `read readv write writev`.
+//! Reading and writing whatever it is: `read readv write writev`, `preadv2 pwritev2` where they mean
+//! the same, `eventfd_read eventfd_write`; and `__read __write`, old names.
 //!
 //! What a descriptor names decides how a call is tried without blocking:
 //!
@@ -24,7 +25,7 @@
 use std::ffi::{c_int, c_void};
 use std::ptr::{null, null_mut};
 
-use libc::{iovec, size_t, ssize_t};
+use libc::{iovec, off_t, size_t, ssize_t};
 use sleave_runtime::interpose;
 use sleave_runtime::reactor::{self, Direction};
 
@@ -328,6 +329,99 @@ pub unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) ->
         }
         errno::finish(output(Descriptor::of(fd), parts, count))
     }
+}
+
+/// `read`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __read(fd: c_int, buffer: *mut c_void, len: size_t) -> ssize_t {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { read(fd, buffer, len) }
+}
+
+/// `write`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __write(fd: c_int, buffer: *const c_void, len: size_t) -> ssize_t {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { write(fd, buffer, len) }
+}
+
+/// preadv2(2): at the offset -1 it is `readv`. At any other what has readiness refuses it, and files
+/// have none; with flags it is the kernel's.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn preadv2(
+    fd: c_int,
+    parts: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the caller's arguments, for the same function or what it stands for.
+    unsafe {
+        if offset == -1 && flags == 0 {
+            return readv(fd, parts, count);
+        }
+        next::preadv2(fd, parts, count, offset, flags)
+    }
+}
+
+/// pwritev2(2): see `preadv2`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pwritev2(
+    fd: c_int,
+    parts: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the caller's arguments, for the same function or what it stands for.
+    unsafe {
+        if offset == -1 && flags == 0 {
+            return writev(fd, parts, count);
+        }
+        next::pwritev2(fd, parts, count, offset, flags)
+    }
+}
+
+/// `preadv2` as glibc's headers name it with 64-bit file offsets.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn preadv64v2(
+    fd: c_int,
+    parts: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { preadv2(fd, parts, count, offset, flags) }
+}
+
+/// `pwritev2` as glibc's headers name it with 64-bit file offsets.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pwritev64v2(
+    fd: c_int,
+    parts: *const iovec,
+    count: c_int,
+    offset: off_t,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { pwritev2(fd, parts, count, offset, flags) }
+}
+
+/// eventfd_read(3): glibc's own would read past the symbol.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eventfd_read(fd: c_int, value: *mut u64) -> c_int {
+    // SAFETY: eventfd_read(3): a place for eight bytes.
+    let n = unsafe { read(fd, value.cast(), size_of::<u64>()) };
+    if n == size_of::<u64>() as ssize_t { 0 } else { -1 }
+}
+
+/// eventfd_write(3): glibc's own would write past the symbol.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn eventfd_write(fd: c_int, value: u64) -> c_int {
+    // SAFETY: write(2) of eight bytes of ours.
+    let n = unsafe { write(fd, (&raw const value).cast(), size_of::<u64>()) };
+    if n == size_of::<u64>() as ssize_t { 0 } else { -1 }
 }
 
 /// `read` under `_FORTIFY_SOURCE`: the C library aborts if `len` exceeds the buffer's size.

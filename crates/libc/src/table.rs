@@ -32,7 +32,7 @@
 //!
 //! Sources: open(2) on descriptions, socket(7), dup(2), unix(7).
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_uint};
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::atomic::{Ordering, fence};
 
@@ -416,6 +416,17 @@ pub(crate) fn created(fd: c_int, kind: Kind, nonblocking: bool, facts: u64, unti
 pub(crate) fn forget(fd: c_int) {
     if let Some(entry) = existing(fd) {
         entry.renew(Kind::Unknown, 0);
+    }
+}
+
+/// [`forget`] for all numbers from `first` to `last`.
+pub(crate) fn forget_range(first: c_uint, last: c_uint) {
+    let (first, last) = (first as usize, (last as usize).min(CHUNKS.len() * CHUNK - 1));
+    for chunk in (first / CHUNK..=last / CHUNK).take_while(|&chunk| chunk < CHUNKS.len()) {
+        let start = chunk * CHUNK;
+        if existing(start as c_int).is_some() {
+            (start.max(first)..=(start + CHUNK - 1).min(last)).for_each(|fd| forget(fd as c_int));
+        }
     }
 }
 

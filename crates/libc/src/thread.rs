@@ -1,4 +1,4 @@
-//! What threads do to each other: `sched_yield`, `pthread_join` and its siblings.
+//! What threads do to each other: `sched_yield` and its other names, `pthread_join` and its siblings.
 //!
 //! A fiber that joins an OS thread (`std::thread::JoinHandle::join` is that) asks first whether it has ended, and
 //! otherwise hands the wait off: glibc waits for the kernel to clear a word of the thread's, by the bare instruction.
@@ -22,6 +22,20 @@ pub unsafe extern "C" fn sched_yield() -> c_int {
     }
     scheduler::yield_now();
     0
+}
+
+/// thrd_yield(3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn thrd_yield() {
+    // SAFETY: no arguments.
+    unsafe { sched_yield() };
+}
+
+/// `sched_yield`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __sched_yield() -> c_int {
+    // SAFETY: no arguments.
+    unsafe { sched_yield() }
 }
 
 /// pthread_join(3)

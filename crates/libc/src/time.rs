@@ -1,4 +1,4 @@
-//! Sleeping: `clock_nanosleep nanosleep sleep usleep`.
+//! Sleeping: `clock_nanosleep nanosleep sleep usleep thrd_sleep`, and `__nanosleep`, an old name.
 //!
 //! Nothing to try here: a sleep is a park with a deadline. The runtime counts on
 //! `CLOCK_MONOTONIC`; a deadline on another clock is converted when the sleep begins and, when
@@ -45,6 +45,33 @@ pub(crate) fn deadline_on(clock: clockid_t, at: u64) -> Deadline {
         return Deadline::at(at);
     }
     if at == u64::MAX { Deadline::NEVER } else { Deadline::after(at.saturating_sub(now(clock))) }
+}
+
+/// The timeout of a call in nanoseconds, `None` for none (a null pointer); or `EINVAL`, as the kernel
+/// answers it.
+///
+/// # Safety
+/// `time` is null or readable.
+pub(crate) unsafe fn timeout(time: *const timespec) -> Result<Option<u64>, isize> {
+    // SAFETY: by contract.
+    match unsafe { time.as_ref() } {
+        None => Ok(None),
+        Some(time) => nanoseconds(time).map(Some).ok_or(errno::error(libc::EINVAL)),
+    }
+}
+
+/// `nanoseconds` as a program takes them.
+pub(crate) fn timespec(nanoseconds: u64) -> timespec {
+    timespec {
+        tv_sec: (nanoseconds / SECOND) as libc::time_t,
+        tv_nsec: (nanoseconds % SECOND) as libc::c_long,
+    }
+}
+
+/// The nanoseconds until `deadline`; `None` for ever.
+pub(crate) fn left(deadline: Deadline) -> Option<u64> {
+    let left = || deadline.nanoseconds().saturating_sub(now(libc::CLOCK_MONOTONIC));
+    (deadline != Deadline::NEVER).then(left)
 }
 
 /// Whether `clock` shows `at` or later.
@@ -107,6 +134,24 @@ pub unsafe extern "C" fn nanosleep(time: *const timespec, left: *mut timespec) -
     };
     sleep_until(Deadline::after(value));
     0
+}
+
+/// `nanosleep`, as old programs call it.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __nanosleep(time: *const timespec, left: *mut timespec) -> c_int {
+    // SAFETY: the caller's arguments for the same function.
+    unsafe { nanosleep(time, left) }
+}
+
+/// thrd_sleep(3): 0, or -2 for a time that is none. (-1 would be a signal.)
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn thrd_sleep(time: *const timespec, left: *mut timespec) -> c_int {
+    // SAFETY: the caller's arguments for a function that takes the same.
+    match unsafe { clock_nanosleep(libc::CLOCK_REALTIME, 0, time, left) } {
+        0 => 0,
+        libc::EINTR => -1,
+        _ => -2,
+    }
 }
 
 /// sleep(3)

@@ -1,147 +1,50 @@
-//! The symbols are the executable's: that is how std and every shared C library come to them.
+//! The symbols are the executable's: that is how std and every shared C library come to them. And
+//! none is forgotten: each function that the C library exports has a verdict in `docs/symbols.md`,
+//! and each verdict is true.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString, c_void};
 
 mod support;
 
-/// Every symbol that the crate documents.
-const SYMBOLS: &[&str] = &[
-    "__open64_2",
-    "__open_2",
-    "__openat64_2",
-    "__openat_2",
-    "__poll_chk",
-    "__read_chk",
-    "__recv_chk",
-    "__recvfrom_chk",
-    "accept",
-    "accept4",
-    "call_once",
-    "clock_nanosleep",
-    "close",
-    "cnd_broadcast",
-    "cnd_destroy",
-    "cnd_signal",
-    "cnd_timedwait",
-    "cnd_wait",
-    "connect",
-    "creat",
-    "creat64",
-    "dup",
-    "dup2",
-    "dup3",
-    "eventfd",
-    "fcntl",
-    "fcntl64",
-    "fdatasync",
-    "flock",
-    "fsync",
-    "getaddrinfo",
-    "gethostbyaddr",
-    "gethostbyaddr_r",
-    "gethostbyname",
-    "gethostbyname2",
-    "gethostbyname2_r",
-    "gethostbyname_r",
-    "getnameinfo",
-    "getnetbyaddr",
-    "getnetbyname",
-    "getsockopt",
-    "ioctl",
-    "lockf",
-    "lockf64",
-    "msync",
-    "mtx_lock",
-    "mtx_timedlock",
-    "mtx_trylock",
-    "mtx_unlock",
-    "nanosleep",
-    "open",
-    "open64",
-    "openat",
-    "openat64",
-    "pause",
-    "pclose",
-    "pipe",
-    "pipe2",
-    "poll",
-    "ppoll",
-    "pread",
-    "pread64",
-    "preadv",
-    "preadv64",
-    "pthread_barrier_destroy",
-    "pthread_barrier_wait",
-    "pthread_clockjoin_np",
-    "pthread_cond_broadcast",
-    "pthread_cond_clockwait",
-    "pthread_cond_destroy",
-    "pthread_cond_signal",
-    "pthread_cond_timedwait",
-    "pthread_cond_wait",
-    "pthread_join",
-    "pthread_mutex_clocklock",
-    "pthread_mutex_lock",
-    "pthread_mutex_timedlock",
-    "pthread_mutex_trylock",
-    "pthread_mutex_unlock",
-    "pthread_once",
-    "pthread_rwlock_clockrdlock",
-    "pthread_rwlock_clockwrlock",
-    "pthread_rwlock_rdlock",
-    "pthread_rwlock_timedrdlock",
-    "pthread_rwlock_timedwrlock",
-    "pthread_rwlock_tryrdlock",
-    "pthread_rwlock_trywrlock",
-    "pthread_rwlock_unlock",
-    "pthread_rwlock_wrlock",
-    "pthread_timedjoin_np",
-    "read",
-    "readv",
-    "recv",
-    "recvfrom",
-    "recvmsg",
-    "res_nquery",
-    "res_nquerydomain",
-    "res_nsearch",
-    "res_nsend",
-    "res_query",
-    "res_querydomain",
-    "res_search",
-    "res_send",
-    "sched_yield",
-    "sem_clockwait",
-    "sem_post",
-    "sem_timedwait",
-    "sem_wait",
-    "send",
-    "sendmsg",
-    "sendto",
-    "setsockopt",
-    "shutdown",
-    "sigsuspend",
-    "sigtimedwait",
-    "sigwait",
-    "sigwaitinfo",
-    "sleep",
-    "socket",
-    "socketpair",
-    "sync",
-    "sync_file_range",
-    "syncfs",
-    "syscall",
-    "system",
-    "thrd_join",
-    "timerfd_create",
-    "usleep",
-    "wait",
-    "wait3",
-    "wait4",
-    "waitid",
-    "waitpid",
-    "write",
-    "writev",
-];
+/// The page of the book: `## Verdict`, or `## Verdict: more`, and the names below it.
+const PAGE: &str = include_str!("../../../docs/symbols.md");
+
+/// The page of the book that tells how those behave that sleave defines.
+const STORY: &str = include_str!("../../../docs/blocking-calls.md");
+
+/// Verdicts on functions that sleave defines.
+const OURS: [&str; 5] = ["Parks", "Wakes", "Hands off", "Yields", "Tracks"];
+/// Verdicts on all others.
+const OTHERS: [&str; 2] = ["Blocks", "Never waits"];
+
+/// The words in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Every verdict of the page.
+fn verdicts() -> BTreeMap<&'static str, &'static str> {
+    let mut verdicts = BTreeMap::new();
+    for section in PAGE.split("\n## ").skip(1) {
+        let (title, text) = section.split_once('\n').expect("a title and text");
+        let verdict = title.split(':').next().expect("a verdict");
+        assert!(OURS.contains(&verdict) || OTHERS.contains(&verdict), "no such verdict: {verdict}");
+        // The names stand in paragraphs of their own, behind what is said of them.
+        let paragraphs = text.split("\n\n").filter(|paragraph| paragraph.starts_with('`'));
+        for name in paragraphs.flat_map(quoted) {
+            let other = verdicts.insert(name, verdict);
+            assert_eq!(other, None, "two verdicts on {name}");
+        }
+    }
+    verdicts
+}
+
+/// The functions that sleave defines, by the page.
+fn ours() -> BTreeSet<&'static str> {
+    let ours = verdicts().into_iter().filter(|(_, verdict)| OURS.contains(verdict));
+    ours.map(|(name, _)| name).collect()
+}
 
 /// The file of the object that holds `address`.
 fn object(address: *const c_void) -> String {
@@ -164,18 +67,45 @@ fn this_object() -> String {
     object(this_object as *const c_void)
 }
 
+/// The functions of the C library that this program runs with.
+fn exported() -> BTreeSet<String> {
+    support::elf::functions(&object(lookup(libc::RTLD_NEXT, "read")))
+}
+
 #[test]
-fn default_lookup_finds_the_executables_definition() {
-    for name in SYMBOLS {
+fn every_function_of_the_c_library_has_a_verdict() {
+    let verdicts = verdicts();
+    let missing: Vec<_> =
+        exported().into_iter().filter(|name| !verdicts.contains_key(name.as_str())).collect();
+    assert!(missing.is_empty(), "no verdict in docs/symbols.md on {missing:?}");
+}
+
+#[test]
+fn the_page_lists_as_ours_exactly_what_we_define() {
+    let (ours, here) = (ours(), this_object());
+    let is_defined_here = |name: &str| {
         let found = lookup(libc::RTLD_DEFAULT, name);
-        assert!(!found.is_null(), "{name} is nowhere");
-        assert_eq!(object(found), this_object(), "{name} is somebody else's");
+        !found.is_null() && object(found) == here
+    };
+    for name in exported() {
+        let listed = ours.contains(name.as_str());
+        assert_eq!(is_defined_here(&name), listed, "{name}: defined here, listed as ours");
+    }
+    for name in ours {
+        assert!(is_defined_here(name), "{name} is somebody else's");
     }
 }
 
 #[test]
+fn the_book_tells_of_each_that_we_define() {
+    let told: BTreeSet<_> = quoted(STORY).flat_map(str::split_whitespace).collect();
+    let silent: Vec<_> = ours().into_iter().filter(|name| !told.contains(name)).collect();
+    assert!(silent.is_empty(), "docs/blocking-calls.md does not tell of {silent:?}");
+}
+
+#[test]
 fn next_lookup_finds_the_c_librarys() {
-    for name in SYMBOLS {
+    for name in ours() {
         let found = lookup(libc::RTLD_NEXT, name);
         assert!(!found.is_null(), "{name} is not in the C library");
         assert_ne!(object(found), this_object(), "{name} would call itself");
@@ -184,10 +114,12 @@ fn next_lookup_finds_the_c_librarys() {
 
 #[test]
 fn rust_code_is_linked_to_the_same_definition() {
-    let pairs: [(*const c_void, &str); 6] = [
+    let pairs: [(*const c_void, &str); 8] = [
         (libc::read as *const c_void, "read"),
         (libc::close as *const c_void, "close"),
         (libc::poll as *const c_void, "poll"),
+        (libc::select as *const c_void, "select"),
+        (libc::epoll_wait as *const c_void, "epoll_wait"),
         (libc::fcntl as *const c_void, "fcntl"),
         (libc::syscall as *const c_void, "syscall"),
         (libc::clock_nanosleep as *const c_void, "clock_nanosleep"),

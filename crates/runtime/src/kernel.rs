@@ -10,7 +10,7 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use syscalls::{Errno, Sysno, syscall};
 
@@ -295,6 +295,27 @@ fn change_signal_mask(mask: Option<&u64>) -> u64 {
         syscall!(Sysno::rt_sigprocmask, libc::SIG_SETMASK, mask, &raw mut before, 8usize)
     };
     before
+}
+
+/// The process whose descriptors the reactor knows.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
+
+fn getpid() -> u32 {
+    // SAFETY: getpid(2) has no arguments and cannot fail.
+    unsafe { syscall!(Sysno::getpid) }.unwrap_or(0) as u32
+}
+
+/// Says that the calling process's descriptors are those that the reactor knows.
+pub(crate) fn claim_process() {
+    // Relaxed: the word is all there is to see.
+    PROCESS.store(getpid(), Ordering::Relaxed);
+}
+
+/// Whether the calling process is the one that has claimed. A child of fork(2) is not, nor is one of
+/// vfork(2), which runs in its parent's memory.
+pub(crate) fn is_this_process() -> bool {
+    // Relaxed: see `claim_process`.
+    PROCESS.load(Ordering::Relaxed) == getpid()
 }
 
 /// Nanoseconds of CPU time that the OS thread `tid` of this process has used; `None` if it is

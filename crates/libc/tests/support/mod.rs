@@ -5,6 +5,8 @@
 //! and the measure of what the fibers show afterwards.
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod elf;
+
 use std::ffi::c_int;
 use std::io;
 use std::net::{TcpListener, TcpStream};

@@ -28,6 +28,7 @@ use syscalls::Errno;
 use super::event::{Event, Registrations};
 use super::{Driver, own};
 use crate::fiber::{Control, current};
+use crate::kernel;
 use crate::trace::{self, Why};
 use crate::wait::{Batch, Deadline, Reason, Wait};
 
@@ -511,6 +512,11 @@ impl Descriptor {
 
     /// Begins a new generation; whoever waited for the old one is told that it is closed.
     fn renew(&self, fd: RawFd, state: &mut State, woken: &mut Batch) {
+        // A child of vfork(2) has this memory, but descriptors of its own.
+        let waited_for = state.queues.iter().any(|queue| !queue.first.is_null());
+        if (waited_for || state.registrations.is_some()) && !kernel::is_this_process() {
+            return;
+        }
         state.generation = state.generation.wrapping_add(1);
         state.driver = 0;
         if let Some(registrations) = &mut state.registrations {
@@ -549,6 +555,45 @@ pub fn close(fd: RawFd, call: impl FnOnce() -> isize) -> isize {
     };
     let result = call();
     {
+        let state = descriptor.state.lock();
+        if state.generation == generation {
+            descriptor.flags.fetch_and(!CLOSING, Ordering::Relaxed);
+        }
+    }
+    woken.schedule();
+    result
+}
+
+/// Whether the descriptors that are known here are the calling process's: not in a child of fork(2),
+/// nor in one of vfork(2), which runs in its parent's memory.
+pub fn is_this_process() -> bool {
+    kernel::is_this_process()
+}
+
+/// Closes the numbers from `first` to `last` by `call`, and tells whoever waits for one of them. See
+/// [`close`].
+///
+/// Every entry is locked: in a child of fork(2) somebody may hold one for ever, see
+/// [`is_this_process`].
+pub fn close_range(first: u32, last: u32, call: impl FnOnce() -> isize) -> isize {
+    let mut woken = Batch::new();
+    let mut closing = Vec::new();
+    let last = last.min((LEAF * LEAVES - 1) as u32);
+    let leaves = first as usize / LEAF..(last as usize / LEAF + 1).min(LEAVES);
+    for leaf in leaves.filter(|&leaf| lookup((leaf * LEAF) as RawFd).is_some()) {
+        let numbers =
+            (leaf * LEAF).max(first as usize)..=(leaf * LEAF + LEAF - 1).min(last as usize);
+        for fd in numbers.map(|number| number as RawFd) {
+            let Some(descriptor) = lookup(fd) else { continue };
+            let mut state = descriptor.state.lock();
+            descriptor.renew(fd, &mut state, &mut woken);
+            // Relaxed, here and below: under the lock.
+            descriptor.flags.fetch_or(CLOSING, Ordering::Relaxed);
+            closing.push((descriptor, state.generation));
+        }
+    }
+    let result = call();
+    for (descriptor, generation) in closing {
         let state = descriptor.state.lock();
         if state.generation == generation {
             descriptor.flags.fetch_and(!CLOSING, Ordering::Relaxed);

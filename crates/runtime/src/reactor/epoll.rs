@@ -59,6 +59,7 @@ pub(crate) struct Driver {
 impl Driver {
     pub(crate) fn new() -> io::Result<Driver> {
         static IDS: Lock<u32> = Lock::new(0);
+        kernel::claim_process();
         let id = {
             let mut last = IDS.lock();
             *last += 1;

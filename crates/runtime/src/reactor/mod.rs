@@ -38,8 +38,8 @@ mod stress;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub use descriptor::{Direction, Readiness, attempt, close, drained, hung_up, leave};
-pub use descriptor::{opened, shared, wait};
+pub use descriptor::{Direction, Readiness, attempt, close, close_range, drained, hung_up, leave};
+pub use descriptor::{is_this_process, opened, shared, wait};
 pub(crate) use epoll::Driver;
-pub use own::is_own;
-pub use poll::poll;
+pub use own::{is_own, next_own};
+pub use poll::{Watched, poll, watch};

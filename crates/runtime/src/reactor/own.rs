@@ -1,7 +1,7 @@
 //! The runtime's own descriptors, which the program may not close.
 //!
 //! Programs close what they have not opened: a daemon everything above 2, before it begins; a test whatever a loop over
-//! numbers finds. As the kernel knows no owners, the interposed `close`, `dup2` and `dup3` ask here, and the
+//! numbers finds. As the kernel knows no owners, the interposed `close`, `close_range`, `dup2` and `dup3` ask here, and the
 //! runtime's numbers are to them as if nobody had opened them: `EBADF`.
 //!
 //! A program can still reach them by a bare system call. The next use by the runtime then ends the process
@@ -53,16 +53,22 @@ pub fn is_own(fd: RawFd) -> bool {
     fd >= LEAST.load(Ordering::Acquire) && is_listed(fd)
 }
 
+/// The least of the runtime's own numbers from `first` on.
+pub fn next_own(first: u32) -> Option<u32> {
+    let own = all().filter_map(|fd| u32::try_from(fd).ok());
+    own.filter(|&fd| fd >= first).min()
+}
+
 #[cold]
 fn is_listed(fd: RawFd) -> bool {
+    all().any(|own| own == fd)
+}
+
+fn all() -> impl Iterator<Item = RawFd> {
     // Acquire pairs with the Release in `claim`.
-    let mut node = LIST.load(Ordering::Acquire).cast_const();
+    let first = LIST.load(Ordering::Acquire).cast_const();
     // SAFETY: nodes are leaked, and not written after they have been published.
-    while let Some(one) = unsafe { node.as_ref() } {
-        if one.numbers.contains(&fd) {
-            return true;
-        }
-        node = one.next;
-    }
-    false
+    let nodes =
+        std::iter::successors(unsafe { first.as_ref() }, |node| unsafe { node.next.as_ref() });
+    nodes.flat_map(|node: &'static Node| node.numbers)
 }

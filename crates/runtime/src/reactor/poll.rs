@@ -11,6 +11,9 @@
 //! Whoever waits does so for the description that the number named when the call began. If that is
 //! closed meanwhile the answer is `POLLNVAL`, whatever the number names by then: a fiber that queued
 //! at its successor leaves before it parks, or is woken by the close.
+//!
+//! [`watch`] is the same for a caller who has a look of his own, select(2): his look comes after the
+//! fiber has queued, so whatever happens later wakes it. It needs no flags, and changes none.
 
 use std::os::fd::RawFd;
 
@@ -109,7 +112,48 @@ fn poll_at(fds: &mut [libc::pollfd], places: &mut [Place], deadline: Deadline) -
                 answer => return answer,
             }
         }
-        wait_once(fds, places, deadline, provable);
+        let mut look = || kernel::poll_now(fds).is_ok_and(|count| count > 0);
+        wait_once(places, deadline, provable, &mut look);
+    }
+}
+
+/// How a [`watch`] ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watched<T> {
+    /// The look had this answer.
+    Seen(T),
+    /// The deadline came first.
+    TimedOut,
+    /// One of the descriptors was closed.
+    Closed,
+}
+
+/// Parks the calling fiber until `look` has an answer, which it is asked for after each event of
+/// one of `interests`, or `deadline` passes. It may be asked more often.
+///
+/// # Panics
+/// If the caller is not a fiber.
+pub fn watch<T>(
+    interests: &[(RawFd, Direction)],
+    deadline: Deadline,
+    mut look: impl FnMut() -> Option<T>,
+) -> Watched<T> {
+    let mut places: Vec<Place> = interests.iter().map(|&(fd, d)| Place::new(fd, d)).collect();
+    loop {
+        let mut seen = None;
+        wait_once(&mut places, deadline, false, &mut || {
+            seen = look();
+            seen.is_some()
+        });
+        if let Some(answer) = seen {
+            return Watched::Seen(answer);
+        }
+        if places.iter().any(Place::is_gone) {
+            return Watched::Closed;
+        }
+        if deadline.passed() {
+            return look().map_or(Watched::TimedOut, Watched::Seen);
+        }
     }
 }
 
@@ -141,8 +185,14 @@ fn look(fds: &mut [libc::pollfd], places: &[Place]) -> isize {
     answer
 }
 
-/// Waits once: joins all queues and parks, unless something turns out to be ready.
-fn wait_once(fds: &mut [libc::pollfd], places: &mut [Place], deadline: Deadline, provable: bool) {
+/// Waits once: joins all queues and parks, unless something turns out to be ready: by its flag if
+/// that is a proof, else by a `look`.
+fn wait_once(
+    places: &mut [Place],
+    deadline: Deadline,
+    provable: bool,
+    look: &mut dyn FnMut() -> bool,
+) {
     let driver = driver();
     let wait = Wait::prepare();
     let mut until = deadline;
@@ -168,7 +218,7 @@ fn wait_once(fds: &mut [libc::pollfd], places: &mut [Place], deadline: Deadline,
             Joined::Unpollable => until = until.min(Deadline::after(LOOK_AGAIN)),
         }
     }
-    if ready || (!provable && kernel::poll_now(fds).is_ok_and(|count| count > 0)) {
+    if ready || (!provable && look()) {
         wait.abandon();
     } else {
         let _why = trace::because(Why::Descriptor);
