@@ -44,6 +44,12 @@ unsafe fn receive_all(
     let flags = flags & !libc::MSG_WAITFORONE;
     let mut wait = Wait::new(d, Direction::Read);
     let (mut done, count) = (0, count as usize);
+    // A pending error comes before all else, also before the end of a stream: so does the kernel's.
+    if d.kind().is_stream()
+        && let Some(error @ 1..) = kernel::socket_int(d.fd, libc::SO_ERROR)
+    {
+        return errno::error(error);
+    }
     while done < count {
         if done > 0 && kernel::ready(d.fd, 0) & libc::POLLERR != 0 {
             break;

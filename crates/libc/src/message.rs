@@ -110,7 +110,7 @@ pub(crate) unsafe fn receive(
     }
     let mut wait = Wait::new(d, Direction::Read);
     let try_flags = flags & !libc::MSG_WAITALL | libc::MSG_DONTWAIT;
-    let mut parked = wait::skip_wasted_try(&mut wait, d.fd);
+    let mut parked = wait::skip_wasted_try(&mut wait);
     let mut last = false;
     loop {
         match parked {
@@ -123,7 +123,7 @@ pub(crate) unsafe fn receive(
         // SAFETY: the caller's buffer and name.
         let result = unsafe { kernel::recvfrom(d.fd, buffer, len, try_flags, name, name_len) };
         if result == errno::AGAIN && !last {
-            parked = wait.park();
+            parked = wait.park_empty();
             continue;
         }
         if result > 0 && !last && (result as usize) < target(&d, len, flags) {
@@ -219,7 +219,7 @@ pub(crate) unsafe fn receive_message(d: Descriptor, message: *mut msghdr, flags:
         d.kind().is_stream() && (flags & libc::MSG_WAITALL != 0 || d.state.has(State::LOW_WATER));
     // SAFETY: recvmsg(2): the program's header, valid for reads.
     let asked = greedy.then(|| unsafe { *message });
-    let mut parked = wait::skip_wasted_try(&mut wait, d.fd);
+    let mut parked = wait::skip_wasted_try(&mut wait);
     let mut last = false;
     loop {
         match parked {
@@ -232,7 +232,7 @@ pub(crate) unsafe fn receive_message(d: Descriptor, message: *mut msghdr, flags:
         // SAFETY: the caller's message.
         let result = unsafe { kernel::recvmsg(d.fd, message, try_flags) };
         if result == errno::AGAIN && !last {
-            parked = wait.park();
+            parked = wait.park_empty();
             continue;
         }
         if result <= 0 || !d.kind().is_stream() {

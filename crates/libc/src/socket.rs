@@ -115,7 +115,7 @@ unsafe fn accept_one(
     // A look that would be wasted is skipped once it is known that the socket listens: on another
     // one accept fails, however little there is to read.
     let mut parked = match d.state.has(State::LISTENS) {
-        true => wait::skip_wasted_try(&mut wait, fd),
+        true => wait::skip_wasted_look(&mut wait),
         false => Next::Retry,
     };
     loop {

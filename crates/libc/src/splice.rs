@@ -6,9 +6,10 @@
 //! | end | without blocking |
 //! |---|---|
 //! | a pipe | `SPLICE_F_NONBLOCK` |
-//! | a socket or device that is read | `poll` says that it is readable; the kernel then takes what is there |
+//! | a socket that is read | `poll` says that it is readable; the kernel then takes what is there |
 //! | a socket that is written | `poll` says that it is writable, and no more is moved at once than it has room for (`SO_MEMINFO`) |
 //! | a file | it is never "not ready" |
+//! | a device | not at all: few can be spliced, and what cannot is never ready. One that waits blocks its worker |
 //!
 //! The rest is the kernel's own call, with its checks, offsets and partial results. What a blocking call
 //! does beyond one try is done here: to a stream socket it goes on until all is sent, `sendfile`
@@ -23,7 +24,7 @@
 //! Sources: sendfile(2), splice(2), tee(2), vmsplice(2), sock_diag(7) on `SO_MEMINFO`; `fs/splice.c` of
 //! Linux.
 
-use std::ffi::{c_int, c_uint};
+use std::ffi::{c_int, c_short, c_uint};
 
 use libc::{iovec, off_t, off64_t, size_t, ssize_t};
 use sleave_runtime::interpose;
@@ -51,29 +52,37 @@ impl End {
         self.d.kind() == kind
     }
 
-    /// Whether it is ready now, or has an end or an error to report.
-    fn is_ready(&self) -> bool {
+    /// What is to be said of it now, as poll(2) does: 0 if it is not ready.
+    fn events(&self) -> c_short {
         let events = match self.direction {
             Direction::Read => libc::POLLIN | libc::POLLRDHUP,
             Direction::Write => libc::POLLOUT,
         };
         reactor::attempt(self.d.fd, self.direction);
-        kernel::ready(self.d.fd, events) != 0
+        kernel::ready(self.d.fd, events)
     }
 
-    /// Parks until it is ready, if a try could block on it: it is no pipe, and may be unready at all.
-    fn await_ready(&mut self) -> Next {
-        let never_waits = matches!(self.d.kind(), Kind::Pipe | Kind::File | Kind::Unknown);
-        if never_waits || self.d.known_nonblocking() {
-            return Next::Retry;
+    fn is_ready(&self) -> bool {
+        self.events() != 0
+    }
+
+    /// Whether it is a socket on which a try could block now.
+    fn blocks(&self) -> bool {
+        self.d.kind().is_socket() && !self.d.known_nonblocking() && !self.is_ready()
+    }
+
+    /// Whether it is open for what it is here for. Who listens neither sends nor receives.
+    fn is_allowed(&self) -> bool {
+        let fd = self.d.fd;
+        if self.d.kind().is_socket() && kernel::socket_int(fd, libc::SO_ACCEPTCONN) == Some(1) {
+            return false;
         }
-        while !self.is_ready() {
-            match self.wait.park() {
-                Next::Retry => {}
-                over => return over,
-            }
-        }
-        Next::Retry
+        let other = match self.direction {
+            Direction::Read => libc::O_WRONLY,
+            Direction::Write => libc::O_RDONLY,
+        };
+        let flags = kernel::status_flags(fd);
+        flags >= 0 && flags as c_int & libc::O_ACCMODE != other
     }
 
     /// There may be more: for whoever waits behind this call.
@@ -101,14 +110,46 @@ impl Transfer {
         self.from.is(Kind::Unknown) || self.to.is(Kind::Unknown)
     }
 
+    /// The end that has to be waited for before a try: the socket, if it could block on that. But first
+    /// comes what the kernel looks at first: what is not allowed, and the pipe. If that fails the call
+    /// at once, it may be tried.
+    fn unready(&mut self) -> Option<&mut End> {
+        if !(self.from.blocks() || self.to.blocks()) {
+            return None;
+        }
+        if !(self.from.is_allowed() && self.to.is_allowed()) {
+            return None;
+        }
+        let kinds = (self.from.d.kind(), self.to.d.kind());
+        let (from, to) = (&mut self.from, &mut self.to);
+        let (pipe, socket, good) = match kinds {
+            (Kind::Pipe, _) => (Some(from), to, libc::POLLIN),
+            (_, Kind::Pipe) => (Some(to), from, libc::POLLOUT),
+            // From a file.
+            _ => (None, to, 0),
+        };
+        if let Some(pipe) = pipe {
+            let events = pipe.events();
+            if events == 0 {
+                let waits = self.waits_for_pipes && !pipe.wait.nonblocking();
+                return waits.then_some(pipe);
+            }
+            // The end of its data, or nobody to read them.
+            if events & good == 0 || events & libc::POLLERR != 0 {
+                return None;
+            }
+        }
+        Some(socket)
+    }
+
     /// Moves `len` bytes by tries that do not wait for pipes; answers as the kernel does.
     fn run(&mut self, len: usize, mut attempt: impl FnMut(usize) -> isize) -> isize {
         let to_stream = self.to.d.kind().is_stream();
         let mut moved = 0;
         loop {
-            for end in [&mut self.from, &mut self.to] {
-                match end.await_ready() {
-                    Next::Retry => {}
+            if let Some(end) = self.unready() {
+                match end.wait.park() {
+                    Next::Retry => continue,
                     _ if moved > 0 => return moved as isize,
                     Next::Fail(error) => return error,
                     // Nobody can tell: the call blocks the worker.
@@ -187,7 +228,7 @@ unsafe fn send_file(to: c_int, from: c_int, offset: *mut off64_t, len: usize) ->
         // SAFETY: the caller's arguments.
         return unsafe { kernel::sendfile(to, from, offset, len) };
     }
-    if to_pipe && writes(to) {
+    if to_pipe && transfer.to.is_allowed() && transfer.from.is_allowed() {
         while !transfer.to.is_ready() {
             match transfer.to.wait.park() {
                 Next::Retry => {}
@@ -198,12 +239,6 @@ unsafe fn send_file(to: c_int, from: c_int, offset: *mut off64_t, len: usize) ->
     }
     // SAFETY: the caller's arguments.
     transfer.run(len, |len| unsafe { kernel::sendfile(to, from, offset, len) })
-}
-
-/// Whether `fd` is open for writing.
-fn writes(fd: c_int) -> bool {
-    let flags = kernel::status_flags(fd);
-    flags >= 0 && flags as c_int & libc::O_ACCMODE != libc::O_RDONLY
 }
 
 /// sendfile(2)
@@ -287,9 +322,9 @@ pub unsafe extern "C" fn tee(from: c_int, to: c_int, len: size_t, flags: c_uint)
 /// # Safety
 /// As vmsplice(2).
 unsafe fn splice_memory(fd: c_int, parts: *const iovec, count: usize, flags: c_uint) -> isize {
-    let d = Descriptor::of(fd);
-    let direction = if writes(fd) { Direction::Write } else { Direction::Read };
-    let mut wait = Wait::new(d, direction);
+    let end = End::new(fd, Direction::Write);
+    let direction = if end.is_allowed() { Direction::Write } else { Direction::Read };
+    let End { d, mut wait, .. } = End::new(fd, direction);
     loop {
         reactor::attempt(fd, direction);
         let waits = d.kind() == Kind::Pipe && flags & libc::SPLICE_F_NONBLOCK == 0;

@@ -117,7 +117,7 @@ unsafe fn input(mut d: Descriptor, parts: *const iovec, count: c_int) -> isize {
         return plain();
     }
     let mut wait = Wait::new(d, Direction::Read);
-    let mut parked = wait::skip_wasted_try(&mut wait, d.fd);
+    let mut parked = wait::skip_wasted_try(&mut wait);
     loop {
         match parked {
             Next::Retry => {}
@@ -128,7 +128,7 @@ unsafe fn input(mut d: Descriptor, parts: *const iovec, count: c_int) -> isize {
         // SAFETY: the caller's array.
         let result = unsafe { try_read(&d, parts, count) };
         if result == errno::AGAIN {
-            parked = wait.park();
+            parked = wait.park_empty();
             continue;
         }
         if result == UNSUPPORTED && !d.state.has(State::PLAIN_READ) {

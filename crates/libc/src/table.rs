@@ -66,6 +66,8 @@ impl State {
     pub(crate) const PLAIN_READ: u64 = 1 << 12;
     /// `RWF_NOWAIT` does not work for writing.
     pub(crate) const PLAIN_WRITE: u64 = 1 << 13;
+    /// A read has found it empty: it can be read at all, and is what the reactor's flag speaks of.
+    pub(crate) const EMPTIED: u64 = 1 << 14;
 
     const EPOCH_SHIFT: u32 = 16;
     const GENERATION_SHIFT: u32 = 40;

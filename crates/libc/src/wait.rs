@@ -20,8 +20,8 @@
 use sleave_runtime::reactor::{self, Direction, Readiness};
 use sleave_runtime::wait::{Deadline, default_deadline};
 
-use crate::errno;
-use crate::table::{Descriptor, ENDLESS, NEVER, Side};
+use crate::table::{Descriptor, ENDLESS, Kind, NEVER, Side, State};
+use crate::{errno, kernel};
 
 /// What to do after a try that would have blocked.
 pub(crate) enum Next {
@@ -76,12 +76,36 @@ impl Wait {
         })
     }
 
+    /// Whether a datagram socket's receiving half has been shut down: then a call that may wait answers
+    /// 0 at once, where one that may not says `EAGAIN` (`__skb_wait_for_more_packets`). The reactor has
+    /// seen it, or will as soon as it is asked.
+    fn is_over(&self) -> bool {
+        let d = &self.descriptor;
+        self.direction == Direction::Read
+            && matches!(d.kind(), Kind::Message | Kind::UnixMessage)
+            && reactor::hung_up(d.fd)
+            && kernel::ready(d.fd, libc::POLLRDHUP) & libc::POLLRDHUP != 0
+    }
+
+    /// As [`park`](Wait::park), after a read that has found nothing.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn park_empty(&mut self) -> Next {
+        if !self.descriptor.state.has(State::EMPTIED) {
+            self.descriptor.note(State::EMPTIED, 0);
+        }
+        self.park()
+    }
+
     /// Parks until the descriptor may be ready.
     #[cold]
     #[inline(never)]
     pub(crate) fn park(&mut self) -> Next {
         if self.nonblocking() {
             return Next::Fail(errno::AGAIN);
+        }
+        if self.is_over() {
+            return Next::Block;
         }
         let deadline = self.deadline();
         match reactor::wait(self.descriptor.fd, self.direction, deadline) {
@@ -94,10 +118,18 @@ impl Wait {
 }
 
 /// Waits first if nothing can have come since the last try proved the descriptor drained: then a
-/// try is a wasted system call. A descriptor that the program made non-blocking is always tried.
+/// try is a wasted system call. There must have been such a try: one on what can only be waited for (an epoll
+/// instance, the writing end of a pipe) fails at once, however little there is. A descriptor that the
+/// program made non-blocking is always tried.
 #[inline(always)]
-pub(crate) fn skip_wasted_try(wait: &mut Wait, fd: std::ffi::c_int) -> Next {
-    if reactor::drained(fd, Direction::Read) && !wait.nonblocking() {
+pub(crate) fn skip_wasted_try(wait: &mut Wait) -> Next {
+    if wait.descriptor.state.has(State::EMPTIED) { skip_wasted_look(wait) } else { Next::Retry }
+}
+
+/// As [`skip_wasted_try`], for a socket that is known to listen.
+#[inline(always)]
+pub(crate) fn skip_wasted_look(wait: &mut Wait) -> Next {
+    if reactor::drained(wait.descriptor.fd, Direction::Read) && !wait.nonblocking() {
         wait.park()
     } else {
         Next::Retry
