@@ -315,7 +315,8 @@ pub(crate) fn claim_process() {
 /// vfork(2), which runs in its parent's memory.
 pub(crate) fn is_this_process() -> bool {
     // Relaxed: see `claim_process`.
-    PROCESS.load(Ordering::Relaxed) == getpid()
+    // (Models have no process of their own.)
+    cfg!(loom) || PROCESS.load(Ordering::Relaxed) == getpid()
 }
 
 /// Nanoseconds of CPU time that the OS thread `tid` of this process has used; `None` if it is

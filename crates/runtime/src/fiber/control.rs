@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 use sleave_context::Context;
 use sleave_context::stack::Slot;
 
-use super::{Header, Runnable};
+use super::{Header, Kind, Runnable};
 use crate::identity::thread_pointer;
 use crate::scheduler::Processor;
 use crate::trace::OfFiber;
@@ -50,6 +50,23 @@ const _: () = assert!(std::mem::offset_of!(Control, wait) == 64);
 const _: () = assert!(std::mem::offset_of!(Control, timeouts) + size_of::<Timeouts>() <= 128);
 
 impl Control {
+    /// Of a fiber that has not begun, in `slot`.
+    pub(crate) fn new(thread_pointer: usize, slot: Slot) -> Control {
+        Control {
+            link: Runnable::new(Kind::Started),
+            thread_pointer,
+            processor: Cell::new(None),
+            context: UnsafeCell::new(Context::empty()),
+            wait: WaitWord::new(),
+            bypass: Cell::new(1),
+            timeouts: Cell::new(Timeouts::NONE),
+            task: Cell::new(None),
+            used: Cell::new(false),
+            trace: OfFiber::new(),
+            slot,
+        }
+    }
+
     /// The processor that runs this fiber.
     pub(crate) fn processor(&self) -> &'static Processor {
         self.processor.get().expect("a started fiber has a processor")

@@ -10,22 +10,17 @@
 //!
 //! [`Processor`]: crate::scheduler::Processor
 
-use std::cell::{Cell, UnsafeCell};
 use std::fmt;
 use std::io;
 use std::ptr::{NonNull, null_mut};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use sleave_context::Context;
 use sleave_context::lock::Lock;
 use sleave_context::stack::{Arena, Error, Location, colour, guard_len, slot_size};
 
 use super::control::{Control, open_gate};
 use super::stock::{Counters, Free};
-use super::{Kind, Runnable};
 use crate::identity::{self, Kit, Unavailable};
-use crate::trace::OfFiber;
-use crate::wait::{Timeouts, WaitWord};
 
 /// By how many different offsets the tops of slots are shifted, each a cache line: equal
 /// offsets in equal slots would compete for the same few cache sets. 16 lines are what fits
@@ -192,19 +187,7 @@ impl Space {
         unsafe {
             // Relaxed: counts only.
             self.counters.made.fetch_add(1, Ordering::Relaxed);
-            control.write(Control {
-                link: Runnable::new(Kind::Started),
-                context: UnsafeCell::new(Context::empty()),
-                thread_pointer,
-                processor: Cell::new(None),
-                wait: WaitWord::new(),
-                bypass: Cell::new(1),
-                timeouts: Cell::new(Timeouts::NONE),
-                task: Cell::new(None),
-                used: Cell::new(false),
-                trace: OfFiber::new(),
-                slot,
-            });
+            control.write(Control::new(thread_pointer, slot));
             Ok(NonNull::new_unchecked(control))
         }
     }

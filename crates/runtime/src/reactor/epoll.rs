@@ -19,7 +19,7 @@ use std::os::fd::RawFd;
 use sleave_context::lock::Lock;
 use syscalls::Errno;
 
-use super::{descriptor, own};
+use super::{own, table};
 use crate::kernel::{self, OwnFd};
 use crate::wait::Batch;
 
@@ -126,7 +126,7 @@ impl Driver {
                     collected.alarmed = true;
                 }
                 BELL => {}
-                data => descriptor::event(data, event.events, woken),
+                data => table::event(data, event.events, woken),
             }
         }
         collected

@@ -1,44 +1,7 @@
 //! Events: a callback when a descriptor is ready, and a wait for any of several.
 //!
-//! A **registration** is a fiber that waits for a descriptor, less the stack: an entry in the
-//! descriptor's list. When there is something to tell, a fiber is begun which calls the callback; so a
-//! callback may do and wait for whatever a fiber may, and never holds up the driver.
-//!
-//! ```text
-//!   Descriptor { …, Lock { …, registrations ─▶ [Entry, Entry, …] } }
-//!                                                 │ callback, news?, last?, served?
-//!        event, cancel, close: note it, and ──────┤
-//!        begin a fiber unless there is one        ▼
-//!                                 serve: next() ─▶ callback(event) ─▶ next() ─▶ … ─▶ nothing to tell
-//! ```
-//!
-//! # Who decides what
-//!
-//! Entries belong to their list, and everything about them is decided under the lock of the
-//! descriptor; nothing here is lock-free. What an event, a cancellation or a close does is to leave a
-//! note in the entry and to see to it that a fiber serves it (`summon`). That fiber looks at the notes
-//! when a call **begins** (`next`), and only there. From this everything follows:
-//!
-//! * **Nothing is told twice, or in the wrong order.** An entry has at most one fiber (`served`), so
-//!   calls of a registration never overlap. `next` takes the notes; the last call takes the entry as well.
-//! * **Nothing is lost.** A note that comes before `next` is taken by it. One that comes after it finds
-//!   `served` set, and the fiber will call `next` again; or it finds it cleared, under the same lock, and
-//!   begins another fiber.
-//! * **Delete is silent.** Whoever removes the entry has prevented every call that has not begun. A fiber
-//!   on its way finds no entry and ends. Keys are never reused, so it cannot find another one's.
-//! * **Readiness is true.** `next` asks the kernel, under the lock, before it says "ready": what another
-//!   has taken meanwhile is no news. Who closes the descriptor takes the same lock first, and notes
-//!   it: so whoever is asked about is the description that was registered, not its successor.
-//!
-//! While a call runs, its callback is out of the entry, on the fiber's stack. If the entry is gone when the
-//! call ends, or the call panics, the callback dies there. User code, destructors included, is
-//! never run under the lock.
-//!
-//! # Readiness and registrations
-//!
-//! A registration takes no readiness from anybody, and no part in the cached flags: every event of the
-//! kernel is noted in every entry of its direction. So it needs no share in what
-//! [`leave`](super::leave) passes on, and a callback that writes is not called again because it has written.
+//! Here is what a program calls. What a registration is, and who decides what about it, is told in
+//! `registrations`.
 //!
 //! # The runtime's end
 //!
@@ -47,184 +10,64 @@
 
 use std::fmt;
 use std::io;
-use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use syscalls::Errno;
 
 pub use super::descriptor::Direction;
-use super::descriptor::{entry, lookup};
 use super::poll;
+pub use super::registrations::Event;
+use super::registrations::{Callback, Host, New, Registrations};
+use super::table::{self, entry, lookup};
 use crate::fiber::{Task, current, space};
 use crate::kernel;
 use crate::runtime::{CoreRef, here};
 use crate::scheduler::Core;
 use crate::wait::{Batch, Deadline, default_deadline};
 
-/// What a callback is told.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Event {
-    /// A try in the registered direction would not block: the kernel said so right before the call.
-    Ready,
-    /// The same, and there was an error or the peer has hung up. There may still be something to be
-    /// read; a try tells.
-    HungUp,
-    /// The registration was cancelled. This is its last call.
-    Cancelled,
-    /// The descriptor was closed, and its number may be another's already. This is the last call.
-    Closed,
-}
+impl Host for Core {
+    fn begins(&self) {
+        self.fiber_begins();
+    }
 
-type Callback = Box<dyn FnMut(Event, &Registration) + Send>;
+    fn ends(&self) {
+        self.fiber_ends();
+    }
 
-/// The registrations at one descriptor, in the order of their coming.
-pub(super) struct Registrations {
-    entries: Vec<Entry>,
-}
-
-struct Entry {
-    key: u64,
-    core: &'static Core,
-    direction: Direction,
-    /// It goes on after a call.
-    lasting: bool,
-    /// There is a fiber that will look at what is noted here.
-    served: bool,
-    /// The kernel has reported something since the last look.
-    news: bool,
-    /// What the last call will say.
-    last: Option<Event>,
-    /// `None` while a call is running.
-    callback: Option<Callback>,
-}
-
-impl Entry {
-    /// Has a fiber look at the notes.
-    fn summon(&mut self, fd: RawFd, woken: &mut Batch) {
-        if mem::replace(&mut self.served, true) {
-            return;
-        }
-        let (core, key) = (self.core, self.key);
-        // SAFETY: the closure is Send and 'static, and returns nothing.
-        let (_, task) = unsafe {
-            Task::new(core, None, core.slot_size(), core.timeouts(), None, move || serve(fd, key))
+    fn launch(&'static self, registration: Registration, woken: &mut Batch) {
+        let serve = move || {
+            if let Some(descriptor) = lookup(registration.fd) {
+                descriptor.serve(registration);
+            }
         };
-        core.fiber_begins();
+        // SAFETY: the closure is Send and 'static, and returns nothing.
+        let (_, task) =
+            unsafe { Task::new(self, None, self.slot_size(), self.timeouts(), None, serve) };
+        self.fiber_begins();
         woken.add(task.into_raw().cast());
     }
 
-    /// Notes that the registration ends with a call that says `last`; whether it was not ending yet.
-    fn end(&mut self, fd: RawFd, last: Event, woken: &mut Batch) -> bool {
-        if self.last.is_some() {
-            return false;
-        }
-        self.last = Some(last);
-        self.summon(fd, woken);
-        true
-    }
-}
-
-impl Registrations {
-    /// The place of `key`, or of whoever would follow it.
-    fn place(&self, key: u64) -> Result<usize, usize> {
-        self.entries.binary_search_by_key(&key, |entry| entry.key)
-    }
-
-    fn get(&mut self, key: u64) -> Option<&mut Entry> {
-        self.place(key).ok().map(|place| &mut self.entries[place])
-    }
-
-    /// Notes that the kernel has reported something for `direction` of `fd`.
-    pub(super) fn announce(&mut self, fd: RawFd, direction: Direction, woken: &mut Batch) {
-        for entry in self.entries.iter_mut().filter(|entry| entry.direction == direction) {
-            entry.news = true;
-            entry.summon(fd, woken);
-        }
-    }
-
-    /// Notes that all end with a call that says `last`; how many were not ending yet.
-    pub(super) fn end_all(&mut self, fd: RawFd, last: Event, woken: &mut Batch) -> usize {
-        self.entries.iter_mut().filter_map(|entry| entry.end(fd, last, woken).then_some(())).count()
-    }
-}
-
-/// Removes `key` from `list`, which goes with its last entry.
-fn remove(list: &mut Option<Box<Registrations>>, key: u64) -> Option<Entry> {
-    let registrations = list.as_mut()?;
-    let place = registrations.place(key).ok()?;
-    let entry = registrations.entries.remove(place);
-    if registrations.entries.is_empty() {
-        *list = None;
-    }
-    Some(entry)
-}
-
-/// The fiber of a registration: makes its calls until there is nothing to tell.
-fn serve(fd: RawFd, key: u64) {
-    /// A call that panics ends its registration.
-    struct Call(Registration);
-    impl Drop for Call {
-        fn drop(&mut self) {
-            self.0.delete();
-        }
-    }
-    let mut returned = None;
-    while let Some((event, mut callback)) = next(fd, key, returned) {
-        let call = Call(Registration { fd, key });
-        callback(event, &call.0);
-        mem::forget(call);
-        returned = Some(callback);
-    }
-}
-
-/// Takes what there is to tell, and the callback to tell it to, which `returned` from a former call.
-/// `None`: nothing, and the caller serves the registration no longer.
-fn next(fd: RawFd, key: u64, returned: Option<Callback>) -> Option<(Event, Callback)> {
-    let descriptor = lookup(fd)?;
-    let (event, over) = {
-        let mut state = descriptor.state.lock();
-        let entry = state.registrations.as_mut()?.get(key)?;
-        if returned.is_some() {
-            entry.callback = returned;
-        }
-        let news = mem::replace(&mut entry.news, false);
-        let told = entry.last.or_else(|| news.then(|| ask(fd, entry.direction)).flatten());
-        let Some(event) = told else {
-            entry.served = false;
-            return None;
+    fn ask(&self, fd: RawFd, direction: Direction) -> Option<Event> {
+        let events = match direction {
+            Direction::Read => libc::POLLIN | libc::POLLPRI | libc::POLLRDHUP,
+            Direction::Write => libc::POLLOUT,
         };
-        let over = !entry.lasting || matches!(event, Event::Cancelled | Event::Closed);
-        if !over {
-            return entry.callback.take().map(|callback| (event, callback));
-        }
-        (event, remove(&mut state.registrations, key)?)
-    };
-    over.core.fiber_ends();
-    over.callback.map(|callback| (event, callback))
-}
-
-/// What the kernel says of `direction` of `fd` at this moment.
-fn ask(fd: RawFd, direction: Direction) -> Option<Event> {
-    let events = match direction {
-        Direction::Read => libc::POLLIN | libc::POLLPRI | libc::POLLRDHUP,
-        Direction::Write => libc::POLLOUT,
-    };
-    let mut pollfd = [libc::pollfd { fd, events, revents: 0 }];
-    match kernel::poll_now(&mut pollfd) {
-        Ok(0) => None,
-        // No memory to look: a try will tell.
-        Err(_) => Some(Event::Ready),
-        Ok(_) => {
-            let has = |bits| pollfd[0].revents & bits != 0;
-            Some(if has(libc::POLLNVAL) {
-                Event::Closed
-            } else if has(libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP) {
-                Event::HungUp
-            } else {
-                Event::Ready
-            })
+        let mut pollfd = [libc::pollfd { fd, events, revents: 0 }];
+        match kernel::poll_now(&mut pollfd) {
+            Ok(0) => None,
+            // No memory to look: a try will tell.
+            Err(_) => Some(Event::Ready),
+            Ok(_) => {
+                let has = |bits| pollfd[0].revents & bits != 0;
+                Some(if has(libc::POLLNVAL) {
+                    Event::Closed
+                } else if has(libc::POLLERR | libc::POLLHUP | libc::POLLRDHUP) {
+                    Event::HungUp
+                } else {
+                    Event::Ready
+                })
+            }
         }
     }
 }
@@ -267,8 +110,9 @@ fn ask(fd: RawFd, direction: Direction) -> Option<Event> {
 ///   deleted. It is never told of its successor's events once that has been seen to be opened.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Registration {
-    fd: RawFd,
-    key: u64,
+    pub(super) fd: RawFd,
+    /// Never another one's.
+    pub(super) key: u64,
 }
 
 impl Registration {
@@ -278,12 +122,7 @@ impl Registration {
     /// for. What the callback holds has been dropped, or will be when that call has ended. `false`:
     /// the only call, or the last one, has begun.
     pub fn delete(&self) -> bool {
-        let removed = lookup(self.fd)
-            .and_then(|descriptor| remove(&mut descriptor.state.lock().registrations, self.key));
-        let Some(Entry { core, callback, .. }) = removed else { return false };
-        drop(callback);
-        core.fiber_ends();
-        true
+        lookup(self.fd).is_some_and(|descriptor| descriptor.delete(self.key))
     }
 
     /// Ends the registration with a last call, which is told [`Event::Cancelled`]; whether there
@@ -294,21 +133,15 @@ impl Registration {
     /// one, has begun, or is to be told something else.
     pub fn cancel(&self) -> bool {
         let mut woken = Batch::new();
-        let cancelled = lookup(self.fd).is_some_and(|descriptor| {
-            let registrations = &mut descriptor.state.lock().registrations;
-            let entry = registrations.as_mut().and_then(|all| all.get(self.key));
-            entry.is_some_and(|entry| entry.end(self.fd, Event::Cancelled, &mut woken))
-        });
+        let cancelled =
+            lookup(self.fd).is_some_and(|descriptor| descriptor.cancel(self.key, &mut woken));
         woken.schedule();
         cancelled
     }
 
     /// Whether no call will begin any more.
     pub fn is_over(&self) -> bool {
-        lookup(self.fd).is_none_or(|descriptor| {
-            let registrations = &mut descriptor.state.lock().registrations;
-            registrations.as_mut().and_then(|all| all.get(self.key)).is_none()
-        })
+        lookup(self.fd).is_none_or(|descriptor| descriptor.is_over(self.key))
     }
 }
 
@@ -422,33 +255,22 @@ fn register(
     let fd = fd.as_raw_fd();
     let descriptor = entry(fd).ok_or_else(|| kernel::error(Errno::EBADF))?;
     let mut woken = Batch::new();
-    let key = {
+    let registration = {
         let mut state = descriptor.state.lock();
         if descriptor.is_closing() {
             return Err(kernel::error(Errno::EBADF));
         }
         // If the driver has not watched it before, it will report what is ready already.
-        let news = match state.register(descriptor, fd, &core.driver) {
-            Ok(reported) => !reported && ask(fd, direction).is_some(),
+        let news = match table::register(descriptor, &mut state, fd, &core.driver) {
+            Ok(reported) => !reported && core.ask(fd, direction).is_some(),
             Err(Errno::EPERM) => true,
             Err(e) => return Err(kernel::error(e)),
         };
-        static KEYS: AtomicU64 = AtomicU64::new(0);
-        // Relaxed: only uniqueness matters; that keys of one list ascend is due to the lock.
-        let key = KEYS.fetch_add(1, Ordering::Relaxed);
-        let callback = Some(callback);
-        let mut entry =
-            Entry { key, core, direction, lasting, served: false, news, last: None, callback };
-        core.fiber_begins();
-        if news {
-            entry.summon(fd, &mut woken);
-        }
-        let none = || Box::new(Registrations { entries: Vec::with_capacity(1) });
-        state.registrations.get_or_insert_with(none).entries.push(entry);
-        key
+        let new = New { fd, host: core, direction, lasting, callback };
+        Registrations::add(&mut state.registrations, new, news, &mut woken)
     };
     woken.schedule();
-    Ok(Registration { fd, key })
+    Ok(registration)
 }
 
 /// [Cancels](Registration::cancel) all registrations at `fd`, of both directions; returns how many.
@@ -456,10 +278,7 @@ pub fn cancel_all(fd: impl AsFd) -> usize {
     let fd = fd.as_fd().as_raw_fd();
     let Some(descriptor) = lookup(fd) else { return 0 };
     let mut woken = Batch::new();
-    let count = match &mut descriptor.state.lock().registrations {
-        Some(registrations) => registrations.end_all(fd, Event::Cancelled, &mut woken),
-        None => 0,
-    };
+    let count = descriptor.cancel_all(&mut woken);
     woken.schedule();
     count
 }

@@ -1,7 +1,8 @@
 //! Waiting for descriptors.
 //!
-//! * `descriptor` keeps, for each descriptor number, what is known of its readiness and which
-//!   fibers wait for it; that is the same whatever asks the kernel.
+//! * `descriptor` is what is known of one descriptor: its readiness, which fibers wait for it (`queue`)
+//!   and which callbacks (`registrations`); that is the same whatever asks the kernel.
+//! * `table` finds it by its number.
 //! * `poll` waits for several descriptors at once.
 //! * [`event`] is what a program calls: callbacks, and the wait for any of several.
 //! * `epoll` asks the kernel: the **driver**, one for each runtime. It must provide `new`,
@@ -24,6 +25,9 @@ mod epoll;
 pub mod event;
 mod own;
 mod poll;
+mod queue;
+mod registrations;
+mod table;
 
 /// Tests take turns: there is one table of descriptors, and a number that one of them has closed is
 /// another's next.
@@ -38,8 +42,9 @@ mod stress;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
-pub use descriptor::{Direction, Readiness, attempt, close, close_range, drained, hung_up, leave};
-pub use descriptor::{is_this_process, opened, shared, wait};
+pub use descriptor::Direction;
 pub(crate) use epoll::Driver;
 pub use own::{is_own, next_own};
 pub use poll::{Watched, poll, watch};
+pub use table::{Readiness, attempt, close, close_range, drained, hung_up, leave};
+pub use table::{is_this_process, opened, shared, wait};

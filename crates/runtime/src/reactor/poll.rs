@@ -17,8 +17,9 @@
 
 use std::os::fd::RawFd;
 
-use super::descriptor::{Direction, Joined, Waiter, attempt, drained, driver, generation};
-use super::descriptor::{join, leave, part};
+use super::descriptor::{Direction, Joined};
+use super::queue::Waiter;
+use super::table::{attempt, drained, driver, generation, join, leave, part};
 use crate::kernel;
 use crate::trace::{self, Why};
 use crate::wait::{Deadline, Wait};

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use syscalls::{Sysno, syscall};
 
-use super::descriptor::{Joined, Waiter, event, join, part};
+use super::descriptor::Joined;
+use super::queue::Waiter;
+use super::table::{entry, event, join, part, register};
 use super::*;
 use crate::fiber::{Control, space};
 use crate::kernel;
@@ -76,6 +78,27 @@ fn readiness_that_a_looker_finds_on_joining_stays() {
     assert_eq!(joined, Joined::Ready);
     assert!(!drained(reader, Direction::Read), "nobody has tried, yet it counts as drained");
     give_back(control);
+    close_now(reader);
+    close_now(writer);
+}
+
+/// A second registration would have the kernel report again what is there, and cost a system call for each wait.
+#[test]
+fn a_description_is_registered_once_and_its_successor_anew() {
+    let _turn = turn();
+    let driver = Driver::new().unwrap();
+    let [reader, writer] = pipe();
+    let registers = || {
+        let descriptor = entry(reader).unwrap();
+        register(descriptor, &mut descriptor.state.lock(), reader, &driver)
+    };
+    assert_eq!([registers(), registers(), registers()], [Ok(true), Ok(false), Ok(false)]);
+    opened(reader);
+    assert_eq!([registers(), registers()], [Ok(true), Ok(false)]);
+    let another = Driver::new().unwrap();
+    let descriptor = entry(reader).unwrap();
+    let anew = register(descriptor, &mut descriptor.state.lock(), reader, &another);
+    assert_eq!(anew, Ok(true), "each runtime's events come by its own driver");
     close_now(reader);
     close_now(writer);
 }

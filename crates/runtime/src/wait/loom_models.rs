@@ -42,7 +42,7 @@ impl List {
         *present = true;
     }
 
-    /// As `reactor::descriptor::part`, the end of `futex::wait`, `Timer::cancel`.
+    /// As `Descriptor::part`, the end of `futex::wait`, `Timer::cancel`.
     fn unlink(&self) {
         if self.linked.load(Ordering::Acquire) {
             let mut present = self.lock.lock().unwrap();
