@@ -22,6 +22,7 @@
 pub mod count;
 pub mod host;
 pub mod kernel;
+pub mod load;
 pub mod random;
 pub mod sockets;
 pub mod timing;
