@@ -4,10 +4,11 @@
 //! [`sleave_context::overflow`]. A fault in a guard of theirs comes here if a fiber's slot is around it, and
 //! the fiber's control block says who it is.
 
+use std::cell::RefCell;
 use std::fmt::Write;
-use std::mem::{ManuallyDrop, forget};
+use std::mem::ManuallyDrop;
 
-use sleave_context::overflow::{self, Describer, Line};
+use sleave_context::overflow::{self, AlternateStack, Describer, Line};
 use sleave_context::stack::Location;
 
 use super::control::in_slots;
@@ -21,10 +22,22 @@ pub(crate) fn watch() {
     overflow::describe(&FIBERS);
 }
 
-/// Gives the calling OS thread a signal stack that is large enough for a report, for good: workers are
-/// reused, and not many. Without memory for one, a report is all that is lost.
+thread_local! {
+    /// The signal stack of an OS thread that has been a worker. It goes with the thread: a caller of `run` will come
+    /// again, and to map one for each call would cost more than the call.
+    static ALTERNATE: RefCell<Option<AlternateStack>> = const { RefCell::new(None) };
+}
+
+/// Gives the calling OS thread, when it first becomes a worker, a signal stack that is large enough for a report.
+/// Without memory for one, a report is all that is lost.
 pub(crate) fn prepare_thread() {
-    forget(overflow::prepare_thread());
+    // A thread that is about to end, from whose destructors `run` is called, does without.
+    let _ = ALTERNATE.try_with(|alternate| {
+        let mut alternate = alternate.borrow_mut();
+        if alternate.is_none() {
+            *alternate = overflow::prepare_thread().ok();
+        }
+    });
 }
 
 /// Says which fiber runs on `stack`, if one does. Async-signal-safe.
