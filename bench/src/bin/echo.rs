@@ -16,6 +16,9 @@
 //! files, compiled in. It checks each reply, and one wrong byte makes the run fail.
 
 #[allow(dead_code, reason = "the demonstration uses more of it")]
+#[path = "../../../crates/cli/src/children.rs"]
+mod children;
+#[allow(dead_code, reason = "the demonstration uses more of it")]
 #[path = "../../../crates/cli/src/limits.rs"]
 mod limits;
 #[allow(dead_code, reason = "the demonstration uses more of it")]
@@ -157,6 +160,7 @@ fn sample(
     let plan = Plan {
         server: server.address(),
         connections,
+        first: 0,
         payload: arguments.payload,
         patience: load::PATIENCE,
     };
