@@ -42,6 +42,7 @@ use sleave_runtime::reactor::{self, Direction, Readiness};
 use sleave_runtime::wait::Deadline;
 
 use crate::create::opened;
+use crate::handoff::{Call, hand_off};
 use crate::poll::{lets_signals_in, milliseconds};
 use crate::table::Kind;
 use crate::{errno, kernel, next, time};
@@ -136,8 +137,12 @@ pub unsafe extern "C" fn epoll_pwait(
 ) -> c_int {
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel.
     unsafe {
-        if !interpose::active() || lets_signals_in(mask) {
-            return next::epoll_pwait(epoll, events, max, timeout, mask);
+        let call = || next::epoll_pwait(epoll, events, max, timeout, mask);
+        if !interpose::active() {
+            return call();
+        }
+        if lets_signals_in(mask) {
+            return hand_off(Call::Waits, call);
         }
         errno::finish_int(wait_for(epoll, events, max, milliseconds(timeout)))
     }
@@ -155,8 +160,12 @@ pub unsafe extern "C" fn epoll_pwait2(
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel; a
     // timeout that is not null is readable.
     unsafe {
-        if !interpose::active() || lets_signals_in(mask) {
-            return next::epoll_pwait2(epoll, events, max, timeout, mask);
+        let call = || next::epoll_pwait2(epoll, events, max, timeout, mask);
+        if !interpose::active() {
+            return call();
+        }
+        if lets_signals_in(mask) {
+            return hand_off(Call::Waits, call);
         }
         match time::timeout(timeout) {
             Ok(timeout) => errno::finish_int(wait_for(epoll, events, max, timeout)),

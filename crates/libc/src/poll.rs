@@ -7,9 +7,9 @@
 //!
 //! **A signal mask** (of `ppoll`, `pselect`, `epoll_pwait`, `epoll_pwait2`) is to be in force exactly while
 //! the *thread* waits, and only the kernel can do that. If it lets a signal in that is blocked
-//! otherwise, that signal is what the caller waits for: the call passes to the C library and blocks
-//! the worker. A mask that lets in nothing new, such as the present one, changes nothing that a fiber
-//! could see, since no signal ends a fiber's wait: then it parks.
+//! otherwise, that signal is what the caller waits for: the call is handed off (`handoff`). A mask that
+//! lets in nothing new, such as the present one, changes nothing that a fiber could see, since no signal
+//! ends a fiber's wait: then it parks.
 //!
 //! Sources: poll(2), signal(7).
 
@@ -19,6 +19,7 @@ use libc::{nfds_t, pollfd, sigset_t, size_t, timespec};
 use sleave_runtime::wait::Deadline;
 use sleave_runtime::{interpose, reactor};
 
+use crate::handoff::{Call, hand_off};
 use crate::{errno, kernel, next, time};
 
 /// `poll` in a fiber for `timeout` nanoseconds (`None`: for ever); answers as the kernel does.
@@ -80,8 +81,12 @@ pub unsafe extern "C" fn ppoll(
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel; a
     // timeout that is not null is readable.
     unsafe {
-        if !interpose::active() || lets_signals_in(mask) {
-            return next::ppoll(fds, count, timeout, mask);
+        let call = || next::ppoll(fds, count, timeout, mask);
+        if !interpose::active() {
+            return call();
+        }
+        if lets_signals_in(mask) {
+            return hand_off(Call::Waits, call);
         }
         match time::timeout(timeout) {
             Ok(timeout) => errno::finish_int(poll_for(fds, count, timeout)),

@@ -31,6 +31,7 @@ use sleave_runtime::interpose;
 use sleave_runtime::reactor::{self, Direction, Watched};
 use sleave_runtime::wait::Deadline;
 
+use crate::handoff::{Call, hand_off};
 use crate::poll::lets_signals_in;
 use crate::{errno, kernel, next, time};
 
@@ -221,8 +222,12 @@ pub unsafe extern "C" fn pselect(
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel; a
     // timeout that is not null is readable.
     unsafe {
-        if !interpose::active() || lets_signals_in(mask) {
-            return next::pselect(count, read, write, except, timeout, mask);
+        let call = || next::pselect(count, read, write, except, timeout, mask);
+        if !interpose::active() {
+            return call();
+        }
+        if lets_signals_in(mask) {
+            return hand_off(Call::Waits, call);
         }
         let result = match time::timeout(timeout) {
             Ok(timeout) => select_until(count, [read, write, except], deadline(timeout)),

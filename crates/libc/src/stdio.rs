@@ -23,9 +23,10 @@ use sleave_runtime::{interpose, reactor};
 use crate::handoff::{Call, hand_off};
 use crate::{errno, next, table};
 
-/// Closes `fd` by `call`, which answers as the C library does; a number below zero is none.
+/// Closes `fd` by `call`, which answers as the C library does; a number below zero is none, and the runtime's
+/// own are not tracked.
 fn closing<T>(fd: c_int, call: impl FnOnce() -> T) -> T {
-    if fd < 0 {
+    if fd < 0 || reactor::is_own(fd) {
         return call();
     }
     table::forget(fd);
