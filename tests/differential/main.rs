@@ -15,8 +15,8 @@
 //! what the other makes happen, which comes to the same whoever is first.
 //!
 //! A difference is a bug of the runtime, or of a program that has more than one outcome: threads are
-//! compared with threads, too. proptest shrinks what fails, and prints it; `PROPTEST_CASES` asks for
-//! more programs.
+//! compared with threads, too. proptest shrinks what fails, and prints it. Each run draws the same programs;
+//! `PROPTEST_RNG_SEED=n` draws others, `PROPTEST_CASES=n` more.
 
 #[allow(dead_code, unused_imports, reason = "each test binary uses its own part of the harness")]
 #[path = "../support/mod.rs"]
@@ -30,7 +30,7 @@ mod world;
 use std::sync::{Condvar, Mutex};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestError, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 
 use meeting::Meeting;
 use program::{ACTORS, Step, program};
@@ -217,11 +217,17 @@ fn compare(program: &[Step]) -> Result<(), TestCaseError> {
 #[test]
 fn random_programs_come_out_the_same() {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    let environment = Config::default();
+    let rng_seed = match environment.rng_seed {
+        RngSeed::Random => RngSeed::Fixed(1),
+        fixed => fixed,
+    };
     let config = Config {
+        rng_seed,
         cases: cases.unwrap_or(if cfg!(debug_assertions) { 60 } else { 300 }),
         failure_persistence: None,
         max_shrink_iters: 2000,
-        ..Config::default()
+        ..environment
     };
     Company::Alone.keep(|| {
         let result = TestRunner::new(config).run(&program(), |program| compare(&program));
