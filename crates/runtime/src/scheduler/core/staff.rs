@@ -250,12 +250,16 @@ impl Core {
         self.staff.lock().reserved
     }
 
+    /// How many seats are bound. The caller has the lock of `staff`.
+    fn bound_seats(&self) -> usize {
+        self.seats().iter().filter(|seat| seat.is_bound()).count()
+    }
+
     /// Whether the calling thread may become a worker for the time of a `run`; counts it.
     pub(crate) fn caller_enters(&self) -> bool {
         let mut staff = self.staff.lock();
         // Threads that hold bound seats cannot make room for a caller.
-        let bound = self.seats().iter().filter(|seat| seat.is_bound()).count();
-        let most = if staff.reserved { 1 } else { staff.holders.len().saturating_sub(bound) };
+        let most = if staff.reserved { 1 } else { staff.holders.len() - self.bound_seats() };
         if staff.callers >= most || staff.live >= MOST_PROCESSORS {
             return false;
         }
@@ -283,8 +287,7 @@ impl Core {
             return false;
         }
         let staff = self.staff.lock();
-        let bound = self.seats().iter().filter(|seat| seat.is_bound()).count();
-        !staff.reserved && staff.callers + bound > staff.holders.len()
+        !staff.reserved && staff.callers + self.bound_seats() > staff.holders.len()
     }
 
     /// A caller of `run` is a worker no longer. The last worker to go leaves another in its place:
