@@ -33,7 +33,9 @@
 //! | `socket` | `accept accept4 connect`; `setsockopt getsockopt shutdown` | parks; tracks |
 //! | `poll`, `select`, `epoll` | `poll ppoll select pselect epoll_wait epoll_pwait epoll_pwait2` | parks on all at once |
 //! | `futex`, `number` | `syscall` | parks for `SYS_futex` on private words, and as the function that a number names |
-//! | `thread` | `sched_yield thrd_yield`; `pthread_join …` | yields; hands off |
+//! | `green` | `pthread_create pthread_exit`, `thrd_create thrd_exit` | a fiber, if the process asks for it ([`green_threads`]) |
+//! | `thread` | `sched_yield thrd_yield`; `pthread_join pthread_detach …` | yields; parks for green threads, hands off for others |
+//! | `particulars` | `pthread_getattr_np pthread_setname_np pthread_kill sigaltstack …` | a fiber's own, or refused |
 //! | `pthread` | `pthread_mutex_… pthread_cond_… pthread_rwlock_… pthread_barrier_… pthread_once sem_… mtx_… cnd_…` | parks, and wakes threads and fibers alike |
 //! | `descriptor`, `stdio` | `close close_range closefrom dup dup2 dup3 fcntl ioctl`, `fclose freopen pclose closedir mq_close` | tracks, and wakes who waits on a closed number with `EBADF` |
 //! | `create`, `open` | `socket pipe eventfd …`, `open openat creat …` | tracks; to open hands off, with a delay of 5 ms |
@@ -68,6 +70,7 @@ mod epoll;
 mod errno;
 mod file;
 mod futex;
+mod green;
 mod handoff;
 mod kernel;
 mod kind;
@@ -76,6 +79,7 @@ mod message;
 mod next;
 mod number;
 mod open;
+mod particulars;
 mod poll;
 mod process;
 mod pthread;
@@ -91,3 +95,5 @@ mod thread;
 mod time;
 mod vector;
 mod wait;
+
+pub use self::green::green_threads;

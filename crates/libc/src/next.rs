@@ -25,9 +25,10 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libc::{
     DIR, FILE, addrinfo, clockid_t, epoll_event, fd_set, hostent, id_t, idtype_t, iovec, mmsghdr,
-    mode_t, mqd_t, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, pthread_barrier_t,
-    pthread_cond_t, pthread_mutex_t, pthread_once_t, pthread_rwlock_t, pthread_t, rusage, sem_t,
-    siginfo_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval, useconds_t,
+    mode_t, mqd_t, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, pthread_attr_t,
+    pthread_barrier_t, pthread_cond_t, pthread_mutex_t, pthread_once_t, pthread_rwlock_t,
+    pthread_t, rusage, sem_t, siginfo_t, sigset_t, sigval, size_t, sockaddr, socklen_t, ssize_t,
+    stack_t, timespec, timeval, useconds_t,
 };
 
 use crate::resolve::{Net, Resolver};
@@ -126,6 +127,8 @@ macro_rules! next {
             )*
             crate::table::watch_fork();
             crate::pthread::watch_fork();
+            crate::pthread::know_objects();
+            crate::green::configure();
         }
     };
     (@type ($($type:ty),*) () $ret:ty) => { unsafe extern "C" fn($($type),*) -> $ret };
@@ -300,11 +303,19 @@ next! {
     wait4(pid: pid_t, status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t;
     system(command: *const c_char) -> c_int;
 
+    pthread_create(thread: *mut pthread_t, attr: *const pthread_attr_t, start: *mut c_void, argument: *mut c_void) -> c_int;
+    thrd_create(thread: *mut pthread_t, start: *mut c_void, argument: *mut c_void) -> c_int;
+    pthread_detach(thread: pthread_t) -> c_int;
+    pthread_getattr_np(thread: pthread_t, attr: *mut pthread_attr_t) -> c_int;
+    pthread_setname_np(thread: pthread_t, name: *const c_char) -> c_int;
+    pthread_getname_np(thread: pthread_t, name: *mut c_char, len: size_t) -> c_int;
+    pthread_kill(thread: pthread_t, signal: c_int) -> c_int;
+    pthread_sigqueue(thread: pthread_t, signal: c_int, value: sigval) -> c_int;
+    pthread_cancel(thread: pthread_t) -> c_int;
+    sigaltstack(new: *const stack_t, old: *mut stack_t) -> c_int;
     pthread_join(thread: pthread_t, result: *mut *mut c_void) -> c_int;
     pthread_tryjoin_np(thread: pthread_t, result: *mut *mut c_void) -> c_int;
-    pthread_timedjoin_np(thread: pthread_t, result: *mut *mut c_void, at: *const timespec) -> c_int;
     pthread_clockjoin_np(thread: pthread_t, result: *mut *mut c_void, clock: clockid_t, at: *const timespec) -> c_int;
-    thrd_join(thread: pthread_t, result: *mut c_int) -> c_int;
 
     sigwait(set: *const sigset_t, signal: *mut c_int) -> c_int;
     sigwaitinfo(set: *const sigset_t, info: *mut siginfo_t) -> c_int;

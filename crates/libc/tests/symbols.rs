@@ -14,7 +14,7 @@ const PAGE: &str = include_str!("../../../docs/symbols.md");
 const STORY: &str = include_str!("../../../docs/blocking-calls.md");
 
 /// Verdicts on functions that sleave defines.
-const OURS: [&str; 5] = ["Parks", "Wakes", "Hands off", "Yields", "Tracks"];
+const OURS: [&str; 6] = ["Parks", "Wakes", "Hands off", "Yields", "Fibers", "Tracks"];
 /// Verdicts on all others.
 const OTHERS: [&str; 2] = ["Blocks", "Never waits"];
 

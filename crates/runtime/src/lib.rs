@@ -12,6 +12,7 @@
 //! | [`reactor`] | waiting for descriptors |
 //! | [`scheduler`] | processors, workers, who runs when |
 //! | `runtime`, `spawn`, `scope`, `timer`, [`pool`] | what a program calls |
+//! | [`green`] | fibers that a C program knows by a `pthread_t` |
 //! | [`interpose`], [`mod@blocking`] | what the interposed C library asks, and how it hands off what blocks |
 //! | `trace` | a line on standard error for everything that happens to a fiber; a feature |
 //!
@@ -22,6 +23,7 @@
 compile_error!("sleave needs Linux: epoll, futexes and the thread pointer are its ground");
 
 pub mod blocking;
+pub mod green;
 pub mod identity;
 pub mod interpose;
 pub mod pool;

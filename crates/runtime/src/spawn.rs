@@ -201,7 +201,7 @@ impl Builder {
     ///
     /// # Errors
     /// As [`Core::admit`].
-    fn admit(core: &Core) -> io::Result<()> {
+    pub(crate) fn admit(core: &Core) -> io::Result<()> {
         if !core.is_callers() {
             return core.admit();
         }

@@ -53,12 +53,13 @@
 //! | `SLEAVE_WORKERS` | workers of the default runtime; else the CPUs the process may use |
 //! | `SLEAVE_STACK` | bytes of a fiber's stack, with an optional `K` or `M`; else a 256 KiB slot |
 //! | `SLEAVE_POOL` | free slots (stack and identity) that the process keeps for reuse, see [`pool`]; else no limit |
+//! | `SLEAVE_GREEN_THREADS` | 1: `pthread_create` and `std::thread::spawn` make fibers, see [`green_threads`] |
 //! | `SLEAVE_IDENTITY` | `threads`: every fiber is an OS thread |
 //! | `SLEAVE_TRACE` | with the feature `trace`, 1: a line on standard error for each event of a fiber |
 
-// The interposed C library: naming the crate is what links it.
+// Of the interposed C library: naming the crate is what links it.
 #[cfg(feature = "interpose")]
-use sleave_libc as _;
+pub use sleave_libc::green_threads;
 
 pub use sleave_runtime::blocking::blocking;
 pub use sleave_runtime::interpose::{set as interpose, uninterposed};

@@ -236,7 +236,7 @@ unsafe fn look() -> Option<usize> {
     }
     // SAFETY: the caller's own `struct pthread`, within its size by the same description.
     let number = unsafe { *((myself() + offset) as *const u32) };
-    // SAFETY: gettid(2) has no arguments. (The first call comes before any fiber exists.)
+    // SAFETY: gettid(2) has no arguments. (The first call comes before any fiber exists: `fill` of `next` makes it.)
     (number == unsafe { libc::gettid() } as u32).then_some(offset)
 }
 

@@ -44,7 +44,7 @@ mod semaphore;
 mod tables;
 
 /// What C11's functions answer, `threads.h`, for an error number of pthreads'.
-fn thrd(code: std::ffi::c_int) -> std::ffi::c_int {
+pub(crate) fn thrd(code: std::ffi::c_int) -> std::ffi::c_int {
     const BUSY: std::ffi::c_int = 1;
     const ERROR: std::ffi::c_int = 2;
     const TIMEDOUT: std::ffi::c_int = 4;
@@ -54,6 +54,12 @@ fn thrd(code: std::ffi::c_int) -> std::ffi::c_int {
         libc::ETIMEDOUT => TIMEDOUT,
         _ => ERROR,
     }
+}
+
+/// Looks at glibc's objects, before `main`: afterwards the first to call may be a fiber, whose number the kernel
+/// does not know.
+pub(crate) fn know_objects() {
+    layout::caller();
 }
 
 /// Runs [`in_child`] in every child of fork(2).

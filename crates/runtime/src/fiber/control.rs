@@ -4,13 +4,14 @@
 //! What a switch touches stands in its first line.
 
 use std::cell::{Cell, UnsafeCell};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, compiler_fence};
 
 use sleave_context::Context;
 use sleave_context::stack::Slot;
 
 use super::{Header, Kind, Runnable};
+use crate::green::Green;
 use crate::identity::thread_pointer;
 use crate::scheduler::Processor;
 use crate::trace::OfFiber;
@@ -39,6 +40,8 @@ pub(crate) struct Control {
     pub(crate) task: Cell<Option<NonNull<Header>>>,
     /// Its identity has been somebody's: the next fiber needs it fresh.
     pub(crate) used: Cell<bool>,
+    /// What is kept of it as a thread of `pthread_create`'s; null if it is none. See [`crate::green`].
+    pub(crate) green: AtomicPtr<Green>,
     /// What the trace keeps of it.
     pub(crate) trace: OfFiber,
     /// The memory that all this lies in.
@@ -62,6 +65,7 @@ impl Control {
             timeouts: Cell::new(Timeouts::NONE),
             task: Cell::new(None),
             used: Cell::new(false),
+            green: AtomicPtr::new(null_mut()),
             trace: OfFiber::new(),
             slot,
         }
@@ -137,7 +141,7 @@ pub(crate) fn may_exist() -> bool {
 
 /// Whether `address` lies where fibers' slots are.
 #[inline(always)]
-pub(super) fn in_slots(address: usize) -> bool {
+pub(crate) fn in_slots(address: usize) -> bool {
     // Relaxed: see `open_gate`.
     let from_base = address.wrapping_sub(GATE.base.load(Ordering::Relaxed));
     from_base < GATE.len.load(Ordering::Relaxed)

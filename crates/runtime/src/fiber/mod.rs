@@ -26,7 +26,7 @@ mod slot;
 pub(crate) mod stock;
 mod task;
 
-pub(crate) use control::{AtWork, Control, current, in_fiber, may_exist};
+pub(crate) use control::{AtWork, Control, current, in_fiber, in_slots, may_exist};
 pub(crate) use overflow::{prepare_thread, watch};
 pub(crate) use shelf::Shelf;
 pub use slot::NoFibers;

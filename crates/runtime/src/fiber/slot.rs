@@ -152,6 +152,23 @@ impl Space {
         if size > self.arena.len() { Err(too_large()) } else { Ok(size) }
     }
 
+    /// The slot of `bytes` altogether, guard and identity included: at least the default one.
+    ///
+    /// # Errors
+    /// As [`Space::slot_size`].
+    pub(crate) fn whole_slot(&self, bytes: usize) -> io::Result<usize> {
+        match slot_size(bytes) {
+            Ok(size) if size <= self.arena.len() => Ok(size.max(self.slot_size(None)?)),
+            _ => self.slot_size(Some(bytes)),
+        }
+    }
+
+    /// The control block that belongs to `thread_pointer`, if a fiber has ever had it. Its memory stays readable.
+    pub(crate) fn control_at(&self, thread_pointer: usize) -> Option<&Control> {
+        let (_, control) = self.locate(thread_pointer)?;
+        (control.thread_pointer == thread_pointer).then_some(control)
+    }
+
     /// The free slots of `size` bytes.
     pub(super) fn free(&self, size: usize) -> &Lock<Free> {
         &self.free[size.trailing_zeros() as usize]

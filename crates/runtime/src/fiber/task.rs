@@ -30,8 +30,8 @@ use std::thread;
 use super::{Kind, Runnable};
 use crate::scheduler::Core;
 use crate::trace::{self, Why};
-use crate::wait::Timeouts;
 use crate::wait::park::Token;
+use crate::wait::{Deadline, Timeouts};
 
 /// The closure has returned and its result lies in the task.
 const STORED: u32 = 1;
@@ -236,6 +236,11 @@ impl TaskRef {
 
     /// Waits for [`TaskRef::finish`], as a fiber or as an OS thread.
     pub(crate) fn wait(&self) {
+        self.wait_until(Deadline::NEVER);
+    }
+
+    /// As [`TaskRef::wait`], until `deadline` at most; whether it is done.
+    pub(crate) fn wait_until(&self, deadline: Deadline) -> bool {
         let state = &self.header().state;
         let waits = if super::in_fiber() { FIBER_WAITS } else { THREAD_WAITS };
         let _why = trace::because(Why::Join);
@@ -243,7 +248,10 @@ impl TaskRef {
             // Acquire pairs with `finish`, here and in the failed exchange below.
             let seen = state.load(Ordering::Acquire);
             if seen & DONE != 0 {
-                return;
+                return true;
+            }
+            if deadline.passed() {
+                return false;
             }
             if seen & waits == 0
                 && state
@@ -254,16 +262,9 @@ impl TaskRef {
             }
             if waits == FIBER_WAITS {
                 // SAFETY: the word lives as long as this reference; the caller is a fiber.
-                unsafe {
-                    crate::wait::futex::wait(
-                        state,
-                        seen | waits,
-                        u32::MAX,
-                        crate::wait::Deadline::NEVER,
-                    );
-                }
+                unsafe { crate::wait::futex::wait(state, seen | waits, u32::MAX, deadline) };
             } else {
-                crate::kernel::futex_wait(state, seen | waits, None);
+                crate::kernel::futex_wait(state, seen | waits, deadline.until());
             }
         }
     }

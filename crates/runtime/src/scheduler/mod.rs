@@ -62,7 +62,8 @@ pub(crate) use self::alarm::Alarm;
 pub(crate) use self::bell::Caller;
 pub(crate) use self::core::{Core, Outcome, Term, stopped};
 pub(crate) use self::processor::Processor;
-pub(crate) use self::worker::{enter_as_worker, leave};
+pub(crate) use self::processor::current as current_processor;
+pub(crate) use self::worker::{begin, enter_as_worker, leave};
 
 use std::ptr::NonNull;
 
@@ -131,6 +132,16 @@ pub(crate) fn post(mut batch: Batch) {
 pub(crate) fn spawn(task: TaskRef) {
     let mut batch = Batch::new();
     batch.add(task.into_raw().cast());
+    schedule(batch);
+}
+
+/// Schedules a fiber that has its slot before it first runs.
+///
+/// # Safety
+/// The slot has been prepared by [`begin`], and is given away.
+pub(crate) unsafe fn start(slot: NonNull<Control>) {
+    let mut batch = Batch::new();
+    batch.add(slot.cast());
     schedule(batch);
 }
 

@@ -239,7 +239,12 @@ impl Processor {
         task: NonNull<Header>,
     ) -> Option<NonNull<Control>> {
         // SAFETY: the task is in the caller's hands.
-        let size = unsafe { task.as_ref() }.stack;
+        self.free_slot(space, unsafe { task.as_ref() }.stack)
+    }
+
+    /// A free slot of `size` bytes, if there is one. The owner calls.
+    #[inline]
+    pub(crate) fn free_slot(&self, space: &Space, size: usize) -> Option<NonNull<Control>> {
         self.shelf.take(space, size, size == self.core.slot_size())
     }
 

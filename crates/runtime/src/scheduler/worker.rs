@@ -21,6 +21,7 @@ use super::bell::{Bell, Caller};
 use super::core::Core;
 use super::processor::Processor;
 use crate::fiber::{Control, Header, Kind, Runnable, Space, TaskRef, prepare_thread, space};
+use crate::green;
 use crate::trace;
 use crate::wait::Batch;
 
@@ -211,7 +212,7 @@ impl Processor {
 ///
 /// # Safety
 /// Both are the caller's.
-unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
+pub(crate) unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
     // SAFETY: by contract; the stack below the control block is the new fiber's.
     unsafe {
         let fiber = control.as_ref();
@@ -241,6 +242,7 @@ unsafe extern "C" fn fiber_main(control: usize, _: usize) -> ! {
     unsafe { task.run() };
     // SAFETY: nothing of the program runs here after its destructors.
     unsafe { kit.finish_with(|mutex| wake_heir(mutex as usize)) };
+    green::ends(control);
     control.bypass.set(1);
     let core = task.core();
     trace::ends(control);
@@ -268,8 +270,11 @@ unsafe extern "C" fn ended(control: usize) -> usize {
     // SAFETY: the fiber has left its stack for good; the hook runs on the owner's thread.
     unsafe {
         let processor = control.as_ref().processor();
-        processor.keep_slot(the_space(), control);
-        processor.core().stack_returns();
+        // A thread of `pthread_create`'s keeps its slot until it is joined.
+        if green::leaves(control.as_ref()) {
+            processor.keep_slot(the_space(), control);
+            processor.core().stack_returns();
+        }
     }
     0
 }

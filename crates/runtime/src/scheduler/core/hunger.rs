@@ -67,7 +67,7 @@ impl Core {
 
     /// A fiber has ended, and a stack is free.
     #[inline]
-    pub(in crate::scheduler) fn stack_returns(&self) {
+    pub(crate) fn stack_returns(&self) {
         if self.starves() {
             // Relaxed: a hint; the caller will look itself.
             self.next_meal.store(0, Ordering::Relaxed);
