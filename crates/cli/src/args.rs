@@ -7,10 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::Serialize;
 
 use crate::bench::args::Bench;
+use crate::run::args::Run;
 use crate::scale::args::Scale;
 
 const EXAMPLES: &str = "\
 Examples:
+  sleave run -- python3 server.py      a program as it is, its threads fibers
   sleave demo                          10,000 connections on threads, then on fibers
   sleave demo --connections 500 --seconds 2 --workers 1
   sleave demo --json | jq .requests_per_second
@@ -62,6 +64,27 @@ Examples:
   sleave echo --listen 127.0.0.1:7000 --processes 4
       four processes behind one address; one that dies is reported, the stop reaches all")]
     Echo(Echo),
+    /// Run a program as it is: its threads become fibers
+    ///
+    /// The program is neither changed nor linked anew: an object that is put before its libraries makes a fiber where the
+    /// program asks the C library for a thread, and parks that fiber where the C library would block a thread. So tens of
+    /// thousands of its threads live on a few threads of the kernel. Programs that it starts run the same way.
+    ///
+    /// It must be linked dynamically with glibc, for this processor, and have no rights that you have not (setuid). Whatever
+    /// is not, is refused with the reason. A script is run by its interpreter, of which the same is asked.
+    ///
+    /// The exit code is the program's; 125 if the tool fails, 126 if the program cannot be run this way, 127 if there is none.
+    #[command(after_help = "\
+The program's threads cannot be cancelled or be sent signals yet, and what the kernel keeps per thread
+(ids, CPUs, priorities, signal masks) is a worker's: docs/run.md says what works, and what does not.
+
+Examples:
+  sleave run -- ./server --threads 10000
+  sleave run --workers 4 -- python3 server.py
+  sleave run --stack 256K -- ./a_million_threads
+      less memory for page tables, more threads in the address space; threads that ask for a size get that
+  SLEAVE_PRELOAD=/opt/lib/libsleave_preload.so sleave run -- ./server")]
+    Run(Run),
     /// Show how many connections, or fibers, there can be at once
     #[command(subcommand)]
     Scale(Scale),

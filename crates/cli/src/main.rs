@@ -8,11 +8,12 @@
 //!        │     └───▶ supervisor ──▶ fleet ──▶ (processes) echo --reuse-port
 //!        ├─ scale ─┬─ connections ─▶ fleet, (processes) client ─▶ load
 //!        │         └─ fibers
-//!        └─ bench ─── pool
+//!        ├─ bench ─── pool
+//!        └─ run ───── program, object ─▶ execve
 //! ```
 //!
 //! Exit codes: 0 all well, 1 something failed (an error in the demonstration, an address that cannot be had),
-//! 2 a command line that makes no sense, 130 ended by Ctrl-C.
+//! 2 a command line that makes no sense, 130 ended by Ctrl-C. `run` has its own.
 
 mod args;
 mod bench;
@@ -26,6 +27,7 @@ mod limits;
 mod load;
 mod process;
 mod report;
+mod run;
 mod scale;
 mod server;
 mod signals;
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         args::Command::Echo(arguments) => echo::run(&arguments),
         args::Command::Scale(arguments) => scale::run(&arguments),
         args::Command::Bench(arguments) => bench::run(&arguments).map(|()| true),
+        args::Command::Run(arguments) => return run::run(&arguments),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

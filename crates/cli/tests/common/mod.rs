@@ -1,5 +1,6 @@
 //! The built tool as a child process, with every wait bounded.
 
+use std::borrow::BorrowMut;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -25,8 +26,9 @@ pub struct Running {
 
 impl Running {
     /// Starts `command`.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(mut command: impl BorrowMut<Command>) -> Self {
         let mut child = command
+            .borrow_mut()
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -111,7 +113,7 @@ pub fn stat(pid: u32) -> Option<(char, u32)> {
 }
 
 /// Runs `command` to its end.
-pub fn run(command: Command) -> Output {
+pub fn run(command: impl BorrowMut<Command>) -> Output {
     let (status, stdout, stderr) = Running::start(command).finish();
     Output { status, stdout: stdout.into_bytes(), stderr: stderr.into_bytes() }
 }
