@@ -10,7 +10,7 @@ fn help_names_each_command_and_shows_examples() {
     let output = run(sleave(&["--help"]));
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
-    for word in ["demo", "echo", "bench", "Examples:", "sleave demo --json"] {
+    for word in ["run", "demo", "echo", "bench", "Examples:", "sleave demo --json"] {
         assert!(help.contains(word), "no {word} in:\n{help}");
     }
 }

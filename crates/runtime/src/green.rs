@@ -97,6 +97,9 @@ pub enum Refusal {
     TimedOut,
 }
 
+/// Bytes of a page.
+const PAGE: usize = 4096;
+
 /// Guards the way from an id to its `Green`, by the id.
 static LOCKS: [Lock<()>; 64] = [const { Lock::new(()) }; 64];
 
@@ -238,15 +241,16 @@ pub fn is_fiber() -> bool {
     in_fiber()
 }
 
-/// The bytes of stack that the calling fiber has, lowest address and length; `None` on an OS thread.
+/// The bytes of stack that the calling fiber has, lowest address and length, in whole pages; `None` on an OS thread.
 pub fn stack_of_caller() -> Option<(usize, usize)> {
     // SAFETY: the caller's own control block.
     current().map(|control| stack_below(unsafe { control.as_ref() }))
 }
 
+/// The pages from the guard to the one that the stack begins in.
 fn stack_below(control: &Control) -> (usize, usize) {
     let base = control.slot.base() as usize + control.slot.guard_len();
-    (base, std::ptr::from_ref(control) as usize - base)
+    (base, (std::ptr::from_ref(control) as usize - base).next_multiple_of(PAGE))
 }
 
 /// What an id of a thread means.
@@ -314,11 +318,14 @@ impl Green {
         self.result.load(Ordering::Relaxed)
     }
 
-    /// The bytes of stack that it is said to have, lowest address and length: as many as were asked for.
+    /// The bytes of stack that it is said to have, lowest address and length: as many as were asked for, from the
+    /// beginning of a page on, where programs put guards of their own. The last bytes may be the control block's.
     pub fn stack(&self) -> (usize, usize) {
         let (base, all) = stack_below(self.control());
-        let len = if self.wish == 0 { all } else { self.wish.min(all) };
-        (base + all - len, len)
+        match self.wish {
+            0 => (base, all),
+            wish => ((base + all - wish.min(all)).next_multiple_of(PAGE), wish),
+        }
     }
 
     /// The bytes of guard that were asked for.
@@ -423,6 +430,12 @@ pub(crate) fn ends(control: &Control) {
 /// process ends, and this does not return.
 pub fn main_ends() {
     one_less();
+}
+
+/// In the child of a fork the caller is the only thread. Called by that thread, before anything else runs there.
+pub fn forked() {
+    // Relaxed: nobody else is there.
+    LIVING.store(1, Ordering::Relaxed);
 }
 
 #[inline]

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <threads.h>
 #include <time.h>
 #include <unistd.h>
@@ -108,9 +109,9 @@ static void *looks_at_itself(void *wanted) {
     SAY(pthread_attr_getstack(&attr, &base, &size));
     pthread_attr_getguardsize(&attr, &guard);
     pthread_attr_getdetachstate(&attr, &state);
-    printf("as much stack as asked for: %d, this frame in it: %d, guard: %d, joinable: %d\n",
+    printf("as much stack as asked for: %d, this frame in it: %d, whole pages: %d, guard: %d, joinable: %d\n",
         size >= (size_t)wanted, (char *)&here >= (char *)base && (char *)&here < (char *)base + size,
-        guard > 0, state == PTHREAD_CREATE_JOINABLE);
+        (size_t)base % 4096 == 0, guard > 0, state == PTHREAD_CREATE_JOINABLE);
     pthread_attr_destroy(&attr);
     return NULL;
 }
@@ -151,6 +152,19 @@ static void *raises(void *unused) {
 }
 static volatile sig_atomic_t raised;
 static void handler(int signal) { (void)signal; raised++; }
+
+/* The child of a fork is its caller alone, and ends with it. */
+static void *forks(void *how) {
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        if (how) pthread_exit(how);
+        return how;
+    }
+    waitpid(child, &status, 0);
+    printf("child: exited %d, code %d\n", WIFEXITED(status), WEXITSTATUS(status));
+    return NULL;
+}
 
 static struct timespec in_ms(clockid_t clock, long ms) {
     struct timespec t;
@@ -298,6 +312,10 @@ static void others(void) {
     SAY(pthread_kill(u, 12345));
     reach(1);
     pthread_join(u, NULL);
+    for (intptr_t how = 0; how < 2; how++) {
+        pthread_create(&u, NULL, forks, (void *)how);
+        pthread_join(u, NULL);
+    }
 }
 
 int main(void) {

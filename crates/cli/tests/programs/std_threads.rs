@@ -25,11 +25,14 @@ fn os_threads() -> usize {
 
 fn main() {
     let (send, receive) = mpsc::channel();
+    let gate = Arc::new(RwLock::new(()));
+    let closed = gate.write().unwrap();
     let threads: Vec<_> = (0..2000)
         .map(|i| {
-            let send = send.clone();
+            let (send, gate) = (send.clone(), Arc::clone(&gate));
             thread::spawn(move || {
                 thread::sleep(Duration::from_millis(5));
+                drop(gate.read().unwrap());
                 OWN.set(OWN.get() + i);
                 send.send(i).unwrap();
                 OWN.get()
@@ -37,7 +40,7 @@ fn main() {
         })
         .collect();
     eprintln!("{}", os_threads());
-    drop(send);
+    drop((send, closed));
     println!("sum of a channel: {}", receive.iter().sum::<u32>());
     println!("sum of locals: {}", threads.into_iter().map(|t| t.join().unwrap()).sum::<u32>());
 
@@ -65,7 +68,13 @@ fn main() {
     println!("rendezvous: {}", rendezvous.1.iter().sum::<i32>());
     sender.join().unwrap();
 
-    let shared = Arc::new((Mutex::new(0), Condvar::new(), RwLock::new(0), Barrier::new(50), OnceLock::new()));
+    let shared = Arc::new((
+        Mutex::new(0),
+        Condvar::new(),
+        RwLock::new(0),
+        Barrier::new(50),
+        OnceLock::new(),
+    ));
     let threads: Vec<_> = (0..50)
         .map(|i| {
             let shared = Arc::clone(&shared);
