@@ -117,6 +117,21 @@ fn process_ends_with_its_last_thread_after_main() {
     }
 }
 
+/// glibc's allocator is first called by the runtime then, and must not be by several threads at once.
+#[test]
+fn program_with_an_allocator_of_its_own_runs() {
+    let directory = Directory::new("own_malloc");
+    let Some(program) = compile(&directory, "own_malloc", &[]) else { return };
+    if !can_run() {
+        return;
+    }
+    for round in 0..50 {
+        let done = on_fibers(&["--workers", "2"], &program, &[]);
+        assert_eq!(text(&done.stdout), "4950\n", "round {round}: {}", text(&done.stderr));
+        assert_eq!(done.status.code(), Some(0), "round {round}");
+    }
+}
+
 #[test]
 fn crowd_of_threads_needs_a_handful_of_the_kernels() {
     let directory = Directory::new("crowd");

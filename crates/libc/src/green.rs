@@ -319,7 +319,7 @@ pub unsafe extern "C-unwind" fn pthread_exit(value: *mut c_void) -> ! {
             complain(b"sleave: pthread_exit on a fiber that pthread_create has not made\n");
             std::process::abort();
         }
-    } else if MODE.load(Ordering::Relaxed) == ON && is_main() {
+    } else if (MODE.load(Ordering::Relaxed) == ON || green::exist()) && is_main() {
         count_main_out();
     }
     // SAFETY: the caller's argument for the same function.

@@ -426,6 +426,12 @@ pub(crate) fn ends(control: &Control) {
     }
 }
 
+/// Whether there are green threads beside `main`.
+pub fn exist() -> bool {
+    // Relaxed: a question.
+    LIVING.load(Ordering::Relaxed) > 1
+}
+
 /// Counts `main` out, which has called `pthread_exit` and run its destructors. If there is no other thread the
 /// process ends, and this does not return.
 pub fn main_ends() {

@@ -245,6 +245,10 @@ impl Kit {
         }
         let glibc = Glibc::find()?;
         let floor_offset = (glibc.static_size - glibc.pthread_size).next_multiple_of(64);
+        // A program with an allocator of its own has never called glibc's, whose first call is not for several
+        // threads at once: each would take the main arena for its own.
+        // SAFETY: malloc(3), free(3).
+        unsafe { (glibc.free)((glibc.malloc)(1)) };
         let findings = sample::take(&glibc)?;
         let samples = &findings.samples;
         for sample in samples {
