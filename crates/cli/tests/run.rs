@@ -44,16 +44,20 @@ fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/programs").join(name)
 }
 
-/// Compiles a C program; `None` if there is no compiler.
+/// Compiles a program in C, or `NAME.cpp` in C++; `None` if there is no compiler.
 fn compile(directory: &Directory, name: &str, options: &[&str]) -> Option<PathBuf> {
-    if Command::new("cc").arg("--version").output().is_err() {
-        println!("skipped: this machine has no C compiler");
+    let (source, compiler) = match Path::new(name).extension() {
+        Some(_) => (source(name), "c++"),
+        None => (source(&format!("{name}.c")), "cc"),
+    };
+    if Command::new(compiler).arg("--version").output().is_err() {
+        println!("skipped: this machine has no {compiler}");
         return None;
     }
     let program = directory.file(name);
-    let mut command = Command::new("cc");
-    command.args(["-O1", "-pthread", "-o"]).arg(&program);
-    let done = command.arg(source(&format!("{name}.c"))).args(options).output().unwrap();
+    let mut command = Command::new(compiler);
+    command.args(["-O1", "-pthread", "-o"]).args([&program, &source]);
+    let done = command.args(options).output().unwrap();
     if !done.status.success() && options.contains(&"-static") {
         println!("skipped: no static C library");
         return None;
@@ -114,6 +118,25 @@ fn process_ends_with_its_last_thread_after_main() {
     if can_run() {
         compare(&program, &[]);
         compare(&program, &["alone"]);
+    }
+}
+
+#[test]
+fn threads_that_end_while_they_are_joined_or_detached_are_not_lost() {
+    let directory = Directory::new("races");
+    let Some(program) = compile(&directory, "races", &[]) else { return };
+    if can_run() {
+        compare(&program, &["2000"]);
+    }
+}
+
+#[test]
+fn cxx_program_says_the_same() {
+    let directory = Directory::new("cxx");
+    let Some(program) = compile(&directory, "cxx.cpp", &["-std=c++17"]) else { return };
+    if can_run() {
+        compare(&program, &[]);
+        compare(&program, &["terminate"]);
     }
 }
 
