@@ -13,7 +13,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::null;
 
 use libc::{pthread_attr_t, pthread_t, size_t, stack_t};
-use sleave_runtime::green::{self, Found, NAME};
+use sleave_runtime::green::{self, Found, Life, NAME};
 use sleave_runtime::identity;
 
 use crate::{errno, next};
@@ -119,18 +119,18 @@ fn short(name: &[u8]) -> [u8; NAME] {
     kept
 }
 
-/// pthread_kill(3): a green thread can be asked for, but not be sent anything, except by itself.
+/// pthread_kill(3): a green thread can be asked for, but not be sent anything, except by itself. Async-signal-safe.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn pthread_kill(thread: pthread_t, signal: c_int) -> c_int {
-    match green::find(thread as usize) {
+    let valid = (0..=libc::SIGRTMAX()).contains(&signal);
+    match green::life(thread as usize) {
+        Life::Foreign => {}
+        _ if is_caller(thread) => {}
+        Life::Nobody => return libc::ESRCH,
+        _ if !valid => return libc::EINVAL,
         // Nothing is sent to what has ended, as with glibc.
-        Found::Green(green) if signal == 0 || green.is_ended() => return 0,
-        Found::Green(_) if is_caller(thread) => {}
-        Found::Green(_) if !(1..=libc::SIGRTMAX()).contains(&signal) => return libc::EINVAL,
-        Found::Green(_) => return libc::ENOSYS,
-        Found::Fiber if is_caller(thread) => {}
-        Found::Fiber => return libc::ESRCH,
-        Found::Foreign => {}
+        Life::Ended => return 0,
+        Life::Runs => return if signal == 0 { 0 } else { libc::ENOSYS },
     }
     // SAFETY: the caller's arguments for the same function; to itself glibc sends by the kernel's number.
     unsafe { next::pthread_kill(thread, signal) }
@@ -143,12 +143,11 @@ pub unsafe extern "C" fn pthread_sigqueue(
     signal: c_int,
     value: libc::sigval,
 ) -> c_int {
-    match green::find(thread as usize) {
-        Found::Green(_) => libc::ENOSYS,
-        Found::Fiber if is_caller(thread) => libc::ENOSYS,
-        Found::Fiber => libc::ESRCH,
+    match green::life(thread as usize) {
         // SAFETY: the caller's arguments for the same function.
-        Found::Foreign => unsafe { next::pthread_sigqueue(thread, signal, value) },
+        Life::Foreign => unsafe { next::pthread_sigqueue(thread, signal, value) },
+        Life::Nobody if !is_caller(thread) => libc::ESRCH,
+        _ => libc::ENOSYS,
     }
 }
 

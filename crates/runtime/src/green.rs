@@ -277,6 +277,45 @@ pub fn find(id: usize) -> Found {
     }
 }
 
+/// What becomes of whom an id means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// Not a fiber's: the C library knows.
+    Foreign,
+    /// No green thread, or none any more.
+    Nobody,
+    /// A green thread that has not ended, as far as can be said.
+    Runs,
+    /// A green thread that has ended, and can be joined.
+    Ended,
+}
+
+/// As [`find`], for signal handlers: nothing is waited for, nothing freed.
+pub fn life(id: usize) -> Life {
+    /// How often the lock is tried: it is held for a few instructions.
+    const TRIES: usize = 1000;
+    let Some(space) = known_space() else { return Life::Foreign };
+    if !crate::fiber::in_slots(id) {
+        return Life::Foreign;
+    }
+    let Some(control) = space.control_at(id) else { return Life::Nobody };
+    let Some(_covered) = (0..TRIES).find_map(|_| lock(id).try_lock()) else {
+        // The caller is a handler that has interrupted whoever holds the lock. Relaxed: whether it is null is all.
+        let there = !control.green.load(Ordering::Relaxed).is_null();
+        return if there { Life::Runs } else { Life::Nobody };
+    };
+    // Acquire pairs with `create`.
+    let green = control.green.load(Ordering::Acquire);
+    // SAFETY: null, or what the control block refers to, which stays while the lock is held.
+    match unsafe { green.as_ref() } {
+        Some(green) if !green.is_over() => match green.is_ended() {
+            true => Life::Ended,
+            false => Life::Runs,
+        },
+        _ => Life::Nobody,
+    }
+}
+
 impl Green {
     /// Its id: its `pthread_t`.
     pub fn id(&self) -> usize {
