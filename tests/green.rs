@@ -7,6 +7,10 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "its main prints")]
+#[path = "../examples/green_threads.rs"]
+mod green_threads;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ffi::{c_int, c_void};
@@ -310,6 +314,25 @@ fn cancel_and_signals_are_refused() {
     }
     go.send(()).unwrap();
     assert!(thread.join().unwrap());
+}
+
+#[test]
+fn example_tells_of_ten_thousand_threads() {
+    let _switch = SWITCH.lock().unwrap_or_else(PoisonError::into_inner);
+    if sleave::identity().is_err() {
+        return;
+    }
+    let mut lines = green_threads::story();
+    lines.retain(|line| !line.starts_with("this time"));
+    assert_eq!(
+        lines,
+        [
+            "threads that were there at once: 10000",
+            "that the kernel knows, fewer than 100: true",
+            "sum of what they sent: 49995000",
+            "sum of what they returned: 45000",
+        ]
+    );
 }
 
 #[test]
