@@ -81,6 +81,16 @@ pub(crate) fn configure() {
     MODE.store(mode, Ordering::Relaxed);
 }
 
+/// In the child of a fork the caller is the only thread, and the runtime has no workers. If there has been a runtime, the
+/// child is one of OS threads from here on, and the caller, if it is a fiber, stays on this one: its calls are libc's own.
+pub(crate) fn in_child() {
+    green::forked();
+    if green::may_exist() {
+        MODE.store(OFF, Ordering::Relaxed);
+        interpose::set(false);
+    }
+}
+
 unsafe extern "C" {
     fn pthread_attr_getdetachstate(attr: *const pthread_attr_t, state: *mut c_int) -> c_int;
     fn pthread_getattr_default_np(attr: *mut pthread_attr_t) -> c_int;

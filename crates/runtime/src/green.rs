@@ -28,7 +28,9 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use sleave_context::lock::Lock;
 
-use crate::fiber::{AtWork, Control, Task, TaskRef, current, in_fiber, known_space, space};
+use crate::fiber::{
+    self, AtWork, Control, Task, TaskRef, current, in_fiber, in_slots, known_space, space,
+};
 use crate::runtime::{CoreRef, here, setting};
 use crate::scheduler::{self, Core};
 use crate::spawn::Builder;
@@ -266,7 +268,7 @@ pub enum Found {
 /// Looks an id up. Any number will do.
 pub fn find(id: usize) -> Found {
     let Some(space) = known_space() else { return Found::Foreign };
-    if !crate::fiber::in_slots(id) {
+    if !in_slots(id) {
         return Found::Foreign;
     }
     let _covered = lock(id).lock();
@@ -295,7 +297,7 @@ pub fn life(id: usize) -> Life {
     /// How often the lock is tried: it is held for a few instructions.
     const TRIES: usize = 1000;
     let Some(space) = known_space() else { return Life::Foreign };
-    if !crate::fiber::in_slots(id) {
+    if !in_slots(id) {
         return Life::Foreign;
     }
     let Some(control) = space.control_at(id) else { return Life::Nobody };
@@ -475,6 +477,11 @@ pub fn exist() -> bool {
 /// process ends, and this does not return.
 pub fn main_ends() {
     one_less();
+}
+
+/// Whether there may have been a fiber in this process.
+pub fn may_exist() -> bool {
+    fiber::may_exist()
 }
 
 /// In the child of a fork the caller is the only thread. Called by that thread, before anything else runs there.

@@ -153,11 +153,18 @@ static void *raises(void *unused) {
 static volatile sig_atomic_t raised;
 static void handler(int signal) { (void)signal; raised++; }
 
-/* The child of a fork is its caller alone, and ends with it. */
+/* The child of a fork is its caller alone, may wait and make threads, and ends with the last of them. */
 static void *forks(void *how) {
     int status;
     pid_t child = fork();
     if (child == 0) {
+        pthread_t thread;
+        void *value = NULL;
+        usleep(1000);
+        pthread_mutex_lock(&mutex);
+        pthread_mutex_unlock(&mutex);
+        if (pthread_create(&thread, NULL, gives_back, (void *)4) || pthread_join(thread, &value)) _exit(1);
+        if (value != (void *)4) _exit(2);
         if (how) pthread_exit(how);
         return how;
     }

@@ -72,7 +72,7 @@ pub(crate) fn watch_fork() {
 unsafe extern "C" fn in_child() {
     tables::forget();
     once::forked();
-    sleave_runtime::green::forked();
+    crate::green::in_child();
     // SAFETY: pthread_atfork(3): the child's only thread runs this.
     unsafe { sleave_runtime::wait::futex::forget_in_child() };
 }
