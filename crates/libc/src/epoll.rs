@@ -88,7 +88,7 @@ unsafe fn wait_for(
     loop {
         let readiness = reactor::wait(epoll, Direction::Read, deadline);
         match readiness {
-            Readiness::Ready | Readiness::TimedOut => {}
+            Readiness::Ready | Readiness::TimedOut | Readiness::Interrupted => {}
             Readiness::Closed => return errno::error(libc::EBADF),
             Readiness::Unpollable => {
                 let left = left_milliseconds(deadline);

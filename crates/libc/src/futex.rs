@@ -124,6 +124,7 @@ unsafe fn wait(call: &Call) -> Option<isize> {
                 continue;
             }
             Waited::TimedOut => errno::error(libc::ETIMEDOUT),
+            Waited::Interrupted => errno::error(libc::EINTR),
         });
     }
 }

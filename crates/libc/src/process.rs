@@ -51,7 +51,12 @@ impl Drop for PidFd {
 
 /// Parks until the process of `fd` has ended; `false` if that cannot be waited for.
 fn ends(fd: c_int) -> bool {
-    reactor::wait(fd, Direction::Read, Deadline::NEVER) == Readiness::Ready
+    loop {
+        match reactor::wait(fd, Direction::Read, Deadline::NEVER) {
+            Readiness::Interrupted => {}
+            readiness => return readiness == Readiness::Ready,
+        }
+    }
 }
 
 /// `wait4` in a fiber; answers as the kernel does.

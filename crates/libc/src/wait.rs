@@ -109,7 +109,7 @@ impl Wait {
         }
         let deadline = self.deadline();
         match reactor::wait(self.descriptor.fd, self.direction, deadline) {
-            Readiness::Ready => Next::Retry,
+            Readiness::Ready | Readiness::Interrupted => Next::Retry,
             Readiness::TimedOut => Next::Fail(errno::AGAIN),
             Readiness::Closed => Next::Fail(errno::error(libc::EBADF)),
             Readiness::Unpollable => Next::Block,

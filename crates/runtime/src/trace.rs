@@ -236,6 +236,7 @@ unsafe fn tell_scheduled(
                     Reason::Woken => "",
                     Reason::TimedOut => ": the time is over",
                     Reason::Closed => ": the descriptor was closed",
+                    Reason::Interrupted => ": something else is wanted of it",
                 };
                 tell(here, who(fiber), "is woken", why);
             }

@@ -15,6 +15,7 @@ use crate::green::Green;
 use crate::identity::thread_pointer;
 use crate::scheduler::Processor;
 use crate::trace::OfFiber;
+use crate::wait::interrupt::Attention;
 use crate::wait::{Timeouts, WaitWord};
 
 /// A started fiber, or one that has ended and waits to be used again.
@@ -31,6 +32,8 @@ pub(crate) struct Control {
     // ---- the first cache line ends here ----
     /// Who wakes it.
     pub(crate) wait: WaitWord,
+    /// Something is wanted of it.
+    pub(crate) attention: Attention,
     /// Not zero: the C library's calls pass through. The runtime is at work on this fiber's
     /// stack, or its program has asked for it; `interpose` says which bits are whose.
     pub(crate) bypass: Cell<u32>,
@@ -61,6 +64,7 @@ impl Control {
             processor: Cell::new(None),
             context: UnsafeCell::new(Context::empty()),
             wait: WaitWord::new(),
+            attention: Attention::new(),
             bypass: Cell::new(1),
             timeouts: Cell::new(Timeouts::NONE),
             task: Cell::new(None),

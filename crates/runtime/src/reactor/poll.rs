@@ -22,7 +22,7 @@ use super::queue::Waiter;
 use super::table::{attempt, drained, driver, generation, join, leave, part};
 use crate::kernel;
 use crate::trace::{self, Why};
-use crate::wait::{Deadline, Wait};
+use crate::wait::{Deadline, Reason, Wait, interrupt};
 
 /// One queue that the fiber stands in.
 struct Place {
@@ -219,15 +219,17 @@ fn wait_once(
             Joined::Unpollable => until = until.min(Deadline::after(LOOK_AGAIN)),
         }
     }
-    if ready || (!provable && look()) {
+    let reason = if ready || (!provable && look()) {
         wait.abandon();
+        Reason::Woken
     } else {
         let _why = trace::because(Why::Descriptor);
-        wait.commit(until);
-    }
+        wait.commit(until)
+    };
     for place in places.iter() {
         if let Some(waiter) = &place.waiter {
             part(place.fd, place.direction, waiter);
         }
     }
+    interrupt::attended(reason);
 }

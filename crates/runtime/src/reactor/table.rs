@@ -18,7 +18,7 @@ use super::{Driver, own};
 use crate::fiber::current;
 use crate::kernel;
 use crate::trace::{self, Why};
-use crate::wait::{Batch, Deadline, Reason, Wait};
+use crate::wait::{Batch, Deadline, Reason, Wait, interrupt};
 
 /// Entries of a leaf and leaves of the table: numbers up to 2^24.
 const LEAF: usize = 1 << 12;
@@ -33,6 +33,8 @@ pub enum Readiness {
     TimedOut,
     /// The descriptor was closed.
     Closed,
+    /// Something else was wanted of the fiber, which has attended to it.
+    Interrupted,
     /// epoll does not watch such descriptors: a try blocks, or fails at once.
     Unpollable,
 }
@@ -145,10 +147,11 @@ pub fn wait(fd: RawFd, direction: Direction, deadline: Deadline) -> Readiness {
     let _why = trace::because(Why::Descriptor);
     let reason = wait.commit(deadline);
     part(fd, direction, &waiter);
-    match reason {
+    match interrupt::attended(reason) {
         Reason::Woken => Readiness::Ready,
         Reason::TimedOut => Readiness::TimedOut,
         Reason::Closed => Readiness::Closed,
+        Reason::Interrupted => Readiness::Interrupted,
     }
 }
 

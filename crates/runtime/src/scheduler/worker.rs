@@ -219,6 +219,7 @@ pub(crate) unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
         the_space().refresh(fiber);
         fiber.task.set(Some(task));
         fiber.link.seat.set(task.as_ref().link.seat.get());
+        fiber.attention.take();
         fiber.bypass.set(1);
         fiber.timeouts.set(task.as_ref().timeouts);
         trace::begins(fiber);

@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, compiler_fence, fence};
 
 use sleave_context::lock::{Guard, Lock};
 
-use super::{Batch, Deadline, Reason, Wait};
+use super::{Batch, Deadline, Reason, Wait, interrupt};
 use crate::fiber::{AtWork, Control};
 use crate::scheduler;
 
@@ -57,6 +57,8 @@ pub enum Waited {
     Mismatch,
     /// By its deadline.
     TimedOut,
+    /// Something else is wanted of the fiber, or was; it has attended to that.
+    Interrupted,
 }
 
 struct Waiter {
@@ -338,7 +340,7 @@ impl Tree {
 /// # Panics
 /// If the caller is not a fiber.
 pub unsafe fn wait(word: *const AtomicU32, expected: u32, mask: u32, deadline: Deadline) -> Waited {
-    let _at_work = AtWork::begin();
+    let at_work = AtWork::begin();
     let wait = Wait::prepare();
     let bucket = bucket(word as usize);
     let waiter = pin!(Waiter {
@@ -381,7 +383,12 @@ pub unsafe fn wait(word: *const AtomicU32, expected: u32, mask: u32, deadline: D
             }
         });
     }
-    if reason == Reason::TimedOut { Waited::TimedOut } else { Waited::Woken }
+    drop(at_work);
+    match interrupt::attended(reason) {
+        Reason::TimedOut => Waited::TimedOut,
+        Reason::Interrupted => Waited::Interrupted,
+        Reason::Woken | Reason::Closed => Waited::Woken,
+    }
 }
 
 /// Wakes up to `count` fibers that wait on `address` with a mask that meets `mask`, in the

@@ -11,6 +11,7 @@ use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};
 use loom::thread;
 
+use super::interrupt::Attention;
 use super::{PREPARING, Reason, WaitWord};
 
 /// A list with room for one node, as a futex queue, a timer wheel and a descriptor are.
@@ -25,6 +26,7 @@ struct List {
 
 struct Fiber<const LISTS: usize> {
     word: WaitWord,
+    attention: Attention,
     registers: UnsafeCell<usize>,
     lists: [List; LISTS],
     resumed: AtomicUsize,
@@ -60,6 +62,7 @@ impl<const LISTS: usize> Fiber<LISTS> {
     fn new() -> Arc<Fiber<LISTS>> {
         Arc::new(Fiber {
             word: WaitWord::new(),
+            attention: Attention::new(),
             registers: UnsafeCell::new(0),
             lists: std::array::from_fn(|_| List::new()),
             resumed: AtomicUsize::new(0),
@@ -75,7 +78,7 @@ impl<const LISTS: usize> Fiber<LISTS> {
                 // SAFETY: the fiber's own, until it has parked.
                 unsafe { *registers = 1 }
             });
-            if !self.word.park() {
+            if !self.word.park() || (self.attention.is_called() && self.word.interrupt()) {
                 self.resume();
             }
         } else {
@@ -118,6 +121,16 @@ impl<const LISTS: usize> Fiber<LISTS> {
             self.resume();
         }
         true
+    }
+}
+
+impl<const LISTS: usize> Fiber<LISTS> {
+    /// As [`super::interrupt::interrupt`].
+    fn interrupt(&self) {
+        self.attention.call();
+        if self.word.interrupt() {
+            self.resume();
+        }
     }
 }
 
@@ -190,5 +203,41 @@ fn loom_the_reason_is_that_of_the_waker_who_won() {
         // Exactly one of waker and hook schedules the fiber.
         assert_eq!(scheduled, parked);
         assert_eq!(word.end(), reason);
+    });
+}
+
+#[test]
+fn loom_a_fiber_that_is_interrupted_wakes_whenever_that_happens() {
+    check(|| {
+        let fiber = Fiber::<1>::new();
+        let other = {
+            let fiber = fiber.clone();
+            thread::spawn(move || fiber.interrupt())
+        };
+        fiber.wait();
+        other.join().unwrap();
+        // Once, or (it came too early) not yet: then the flag has ended the wait in the hook.
+        assert_eq!(fiber.resumed.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn loom_of_a_wake_and_an_interruption_one_resumes() {
+    check(|| {
+        let fiber = Fiber::<1>::new();
+        let waker = {
+            let fiber = fiber.clone();
+            thread::spawn(move || {
+                fiber.wake(&fiber.lists[0], Reason::Woken);
+            })
+        };
+        let other = {
+            let fiber = fiber.clone();
+            thread::spawn(move || fiber.interrupt())
+        };
+        fiber.wait();
+        waker.join().unwrap();
+        other.join().unwrap();
+        assert_eq!(fiber.resumed.load(Ordering::Relaxed), 1);
     });
 }

@@ -26,6 +26,7 @@
 
 mod deadline;
 pub mod futex;
+pub(crate) mod interrupt;
 pub(crate) mod park;
 mod timeouts;
 pub(crate) mod timer;
@@ -59,6 +60,8 @@ pub(crate) enum Reason {
     TimedOut = 4,
     /// The descriptor was closed.
     Closed = 5,
+    /// Something else is wanted of the fiber, or was: it looks, and waits on. See [`interrupt`].
+    Interrupted = 6,
 }
 
 /// The word by which the first of several wakes wins.
@@ -84,9 +87,9 @@ impl WaitWord {
     /// The fiber is saved: who claims it from now on schedules it. `false` if somebody has
     /// claimed it before: then the caller does.
     pub(crate) fn park(&self) -> bool {
-        // Release publishes the saved registers to the waker; Acquire on failure sees what the
-        // faster waker did.
-        self.0.compare_exchange(PREPARING, PARKED, Ordering::Release, Ordering::Acquire).is_ok()
+        // SeqCst: see `interrupt`. As a Release it publishes the saved registers to the waker; Acquire on
+        // failure sees what the faster waker did.
+        self.0.compare_exchange(PREPARING, PARKED, Ordering::SeqCst, Ordering::Acquire).is_ok()
     }
 
     /// Why the fiber has been claimed.
@@ -95,6 +98,7 @@ impl WaitWord {
         match self.0.load(Ordering::Acquire) {
             4 => Reason::TimedOut,
             5 => Reason::Closed,
+            6 => Reason::Interrupted,
             _ => Reason::Woken,
         }
     }
@@ -106,6 +110,24 @@ impl WaitWord {
         // locks before its next wait.
         self.0.store(RUNNING, Ordering::Relaxed);
         reason
+    }
+
+    /// Claims whatever wait the fiber may be in; whether the caller must schedule it.
+    fn interrupt(&self) -> bool {
+        // SeqCst, both: see `interrupt`; else as in `claim`.
+        let mut seen = self.0.load(Ordering::SeqCst);
+        while seen == PREPARING || seen == PARKED {
+            match self.0.compare_exchange_weak(
+                seen,
+                Reason::Interrupted as u32,
+                Ordering::SeqCst,
+                Ordering::SeqCst,
+            ) {
+                Ok(_) => return seen == PARKED,
+                Err(now) => seen = now,
+            }
+        }
+        false
     }
 
     /// Claims the wake for `reason`: `None` if another came first, else whether the fiber must
@@ -234,7 +256,8 @@ impl Wait {
 
     /// Parks until a waker claims this fiber or `deadline` passes, and says which.
     ///
-    /// Afterwards the caller unlinks its nodes, before they go out of scope.
+    /// Afterwards the caller unlinks its nodes, before they go out of scope, and then attends to what it was
+    /// interrupted for ([`interrupt::attended`]).
     pub(crate) fn commit(self, deadline: Deadline) -> Reason {
         // SAFETY: the caller's own control block.
         let control = unsafe { self.control.as_ref() };
@@ -275,8 +298,9 @@ impl Wait {
 unsafe extern "C" fn parked(control: usize) -> usize {
     let control = NonNull::new(control as *mut Control).expect("the hook's own argument");
     // SAFETY: the fiber is neither running nor scheduled until the exchange succeeds or it is
-    // scheduled below, so its control block is alive.
-    if !unsafe { control.as_ref() }.wait.park() {
+    // scheduled below; afterwards its control block is still there, as `interrupt` has it.
+    let fiber = unsafe { control.as_ref() };
+    if !fiber.wait.park() || (fiber.attention.is_called() && fiber.wait.interrupt()) {
         let mut batch = Batch::new();
         batch.add(control.cast());
         batch.schedule();
@@ -289,6 +313,14 @@ unsafe extern "C" fn parked(control: usize) -> usize {
 /// # Panics
 /// If the caller is not a fiber.
 pub fn sleep_until(deadline: Deadline) {
+    while !sleep(deadline) {}
+}
+
+/// Parks the calling fiber until `deadline`; `false` if it was interrupted before.
+///
+/// # Panics
+/// If the caller is not a fiber.
+pub fn sleep(deadline: Deadline) -> bool {
     let _why = trace::because(Why::Timer);
-    Wait::prepare().commit(deadline);
+    interrupt::attended(Wait::prepare().commit(deadline)) == Reason::TimedOut
 }

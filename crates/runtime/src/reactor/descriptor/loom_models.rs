@@ -181,6 +181,7 @@ impl Stage {
             Reason::Woken => self.read(reader),
             Reason::TimedOut => self.finish(reader, TimedOut),
             Reason::Closed => self.finish(reader, Closed),
+            Reason::Interrupted => unreachable!("nobody interrupts here"),
         }
     }
 
