@@ -480,6 +480,7 @@ pub fn main_ends() {
 }
 
 /// Whether there may have been a fiber in this process.
+#[inline(always)]
 pub fn may_exist() -> bool {
     fiber::may_exist()
 }

@@ -21,7 +21,9 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+use sleave_runtime::green;
 
 use crate::next;
 
@@ -29,6 +31,19 @@ use crate::next;
 static NUMBER: AtomicUsize = AtomicUsize::new(UNSEEN);
 const UNSEEN: usize = 0;
 const FOREIGN: usize = 1;
+
+/// glibc's `__libc_single_threaded`, or [`NO`] where there is none.
+static ALONE: AtomicPtr<u8> = AtomicPtr::new(&raw const NO as *mut u8);
+static NO: u8 = 0;
+
+/// Whether the caller is the only thread that the process has, and there has never been a fiber: then nobody else
+/// touches a lock.
+#[inline(always)]
+pub(super) fn is_alone() -> bool {
+    // SAFETY: a byte of ours, or of glibc's, which is never unloaded (sys/single_threaded.h). Relaxed: until it is
+    // found the answer is "no". Only the one thread that there is changes the flag, before it starts another.
+    unsafe { ALONE.load(Ordering::Relaxed).read() != 0 && !green::may_exist() }
+}
 
 /// A word of an object: its offset in bytes.
 pub(super) struct Place(AtomicUsize);
@@ -116,6 +131,11 @@ pub(super) fn caller() -> Option<u32> {
 fn learn() -> Option<usize> {
     // SAFETY: the objects are initialised from attributes that are, as the manual pages ask for.
     let offset = unsafe { look() };
+    let alone = next::resolve(c"__libc_single_threaded").cast::<u8>();
+    if !alone.is_null() {
+        // Relaxed: see `is_alone`.
+        ALONE.store(alone, Ordering::Relaxed);
+    }
     // Release publishes the places.
     NUMBER.store(offset.unwrap_or(FOREIGN), Ordering::Release);
     offset

@@ -138,6 +138,7 @@ pub(super) fn open_gate(base: usize, len: usize, offset: usize) {
 }
 
 /// Whether there may have been a fiber in this process.
+#[inline(always)]
 pub(crate) fn may_exist() -> bool {
     // Relaxed: see `open_gate`.
     GATE.len.load(Ordering::Relaxed) != 0
