@@ -1,4 +1,4 @@
-//! Calls that block their thread and have no readiness: files, locks, children, names, joins, signals, `blocking`.
+//! Calls that block their thread and have no readiness: files, locks, children, names, queues, joins, signals, `blocking`.
 //!
 //! Their results are those on a thread. While one of them waits, the others go on; as many wait at once as there may be
 //! threads, which the runtime's own count shows without a clock (`all_wait`).
@@ -15,6 +15,7 @@ mod limit;
 mod locks;
 mod names;
 mod opening;
+mod queues;
 mod signals;
 mod threads;
 mod ticks;

@@ -9,12 +9,6 @@
 
 use std::ffi::c_int;
 
-/// `errno` of the caller, for who must leave it as it is.
-pub(crate) fn current() -> c_int {
-    // SAFETY: as in `set`.
-    unsafe { *libc::__errno_location() }
-}
-
 /// Sets `errno` of the caller.
 pub(crate) fn set(code: c_int) {
     // SAFETY: errno(3): __errno_location gives the address of the caller's own `errno`, valid

@@ -40,6 +40,7 @@
 //! | `descriptor`, `stdio` | `close close_range closefrom dup dup2 dup3 fcntl ioctl`, `fclose freopen pclose closedir mq_close` | tracks, and wakes who waits on a closed number with `EBADF` |
 //! | `create`, `open` | `socket pipe eventfd …`, `open openat creat …` | tracks; to open hands off, with a delay of 5 ms |
 //! | `file`, `lock` | `pread preadv fsync msync …`, `flock lockf fcntl` | hands off |
+//! | `queue` | `mq_receive mq_send mq_timedreceive mq_timedsend`; `msgrcv msgsnd semop semtimedop` | parks; hands off |
 //! | `process` | `waitpid waitid wait4 …`; `wait system` | parks on the end of one child; hands off |
 //! | `resolve`, `signal` | `getaddrinfo getnameinfo gethostby… res_…`, `sigwait sigsuspend pause …` | hands off |
 //!
@@ -83,6 +84,7 @@ mod particulars;
 mod poll;
 mod process;
 mod pthread;
+mod queue;
 mod resolve;
 mod select;
 mod signal;

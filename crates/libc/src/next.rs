@@ -27,8 +27,8 @@ use libc::{
     DIR, FILE, addrinfo, clockid_t, epoll_event, fd_set, hostent, id_t, idtype_t, iovec, mmsghdr,
     mode_t, mqd_t, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, pthread_attr_t,
     pthread_barrier_t, pthread_cond_t, pthread_mutex_t, pthread_once_t, pthread_rwlock_t,
-    pthread_t, rusage, sem_t, siginfo_t, sigset_t, sigval, size_t, sockaddr, socklen_t, ssize_t,
-    stack_t, timespec, timeval, useconds_t,
+    pthread_t, rusage, sem_t, sembuf, siginfo_t, sigset_t, sigval, size_t, sockaddr, socklen_t,
+    ssize_t, stack_t, timespec, timeval, useconds_t,
 };
 
 use crate::resolve::{Net, Resolver};
@@ -206,6 +206,12 @@ next! {
     freopen64(path: *const c_char, mode: *const c_char, stream: *mut FILE) -> *mut FILE;
     closedir(directory: *mut DIR) -> c_int;
     mq_close(queue: mqd_t) -> c_int;
+    mq_timedreceive(queue: mqd_t, message: *mut c_char, len: size_t, priority: *mut c_uint, at: *const timespec) -> ssize_t;
+    mq_timedsend(queue: mqd_t, message: *const c_char, len: size_t, priority: c_uint, at: *const timespec) -> c_int;
+    msgrcv(queue: c_int, message: *mut c_void, len: size_t, kind: c_long, flags: c_int) -> ssize_t;
+    msgsnd(queue: c_int, message: *const c_void, len: size_t, flags: c_int) -> c_int;
+    semop(set: c_int, operations: *mut sembuf, count: size_t) -> c_int;
+    semtimedop(set: c_int, operations: *mut sembuf, count: size_t, timeout: *const timespec) -> c_int;
     dup(fd: c_int) -> c_int;
     dup2(fd: c_int, new: c_int) -> c_int;
     dup3(fd: c_int, new: c_int, flags: c_int) -> c_int;

@@ -46,7 +46,7 @@ unsafe fn number(stream: *mut FILE) -> c_int {
     if stream.is_null() {
         return -1;
     }
-    let before = errno::current();
+    let before = errno::get();
     // SAFETY: by contract.
     let fd = unsafe { libc::fileno(stream) };
     errno::set(before);
