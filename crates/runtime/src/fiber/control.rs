@@ -12,7 +12,7 @@ use sleave_context::stack::Slot;
 
 use super::{Header, Kind, Runnable};
 use crate::green::Green;
-use crate::identity::thread_pointer;
+use crate::identity::{thread_pointer, thread_pointer_in_register};
 use crate::scheduler::Processor;
 use crate::trace::OfFiber;
 use crate::wait::interrupt::Attention;
@@ -32,6 +32,8 @@ pub(crate) struct Control {
     // ---- the first cache line ends here ----
     /// Who wakes it.
     pub(crate) wait: WaitWord,
+    /// By which cache of malloc's its identity was last entered, see `identity::switch`; 0 for none.
+    pub(crate) cache: Cell<usize>,
     /// Something is wanted of it.
     pub(crate) attention: Attention,
     /// Not zero: the C library's calls pass through. The runtime is at work on this fiber's
@@ -64,6 +66,7 @@ impl Control {
             processor: Cell::new(None),
             context: UnsafeCell::new(Context::empty()),
             wait: WaitWord::new(),
+            cache: Cell::new(0),
             attention: Attention::new(),
             bypass: Cell::new(1),
             timeouts: Cell::new(Timeouts::NONE),
@@ -156,6 +159,23 @@ pub(crate) fn in_slots(address: usize) -> bool {
 #[inline(always)]
 pub(crate) fn in_fiber() -> bool {
     in_slots(thread_pointer())
+}
+
+/// As [`current`], without a look at the caller's identity: for who may otherwise need nothing of it.
+#[inline(always)]
+pub(crate) fn current_by_register() -> Option<NonNull<Control>> {
+    if !may_exist() {
+        return None;
+    }
+    // SAFETY: the gate is open, so there is a kit.
+    let thread_pointer = unsafe { thread_pointer_in_register() };
+    // Relaxed: see `open_gate`.
+    let offset = GATE.offset.load(Ordering::Relaxed);
+    if in_slots(thread_pointer) {
+        NonNull::new((thread_pointer - offset) as *mut Control)
+    } else {
+        None
+    }
 }
 
 /// The calling fiber's control block, if the caller is a fiber.

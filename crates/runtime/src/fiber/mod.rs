@@ -26,7 +26,9 @@ mod slot;
 pub(crate) mod stock;
 mod task;
 
-pub(crate) use control::{AtWork, Control, current, in_fiber, in_slots, may_exist};
+pub(crate) use control::{
+    AtWork, Control, current, current_by_register, in_fiber, in_slots, may_exist,
+};
 pub(crate) use overflow::{prepare_thread, watch};
 pub(crate) use shelf::Shelf;
 pub use slot::NoFibers;

@@ -60,6 +60,7 @@ use self::template::Template;
 pub use self::image::Patch;
 pub use self::report::Report;
 pub use self::switch::thread_pointer;
+pub(crate) use self::switch::thread_pointer_in_register;
 pub use self::template::Word;
 
 /// Everything that making and switching identities needs. There is one, from [`kit`].

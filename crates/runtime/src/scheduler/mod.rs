@@ -67,7 +67,7 @@ pub(crate) use self::worker::{begin, enter_as_worker, leave};
 
 use std::ptr::NonNull;
 
-use crate::fiber::{AtWork, Control, Header, Kind, Runnable, TaskRef, current};
+use crate::fiber::{AtWork, Control, Header, Kind, Runnable, TaskRef, current_by_register};
 use crate::trace::{self, Why};
 use crate::wait::Batch;
 
@@ -157,7 +157,8 @@ unsafe extern "C" fn yielded(control: usize) -> usize {
 /// Lets every other fiber that can run on this worker go first; on an OS thread that is no
 /// fiber, sched_yield(2).
 pub fn yield_now() {
-    let Some(control) = current() else {
+    // A fiber that only yields touches nothing of its identity.
+    let Some(control) = current_by_register() else {
         crate::kernel::sched_yield();
         return;
     };

@@ -9,7 +9,7 @@ use sleave_context::Context;
 use super::core::Core;
 use super::queue::Queue;
 use super::seat::Seat;
-use crate::fiber::{self, Control, Header, Runnable, Shelf, Space};
+use crate::fiber::{self, Control, Header, Runnable, Shelf, Space, known_space};
 use crate::wait::Batch;
 use crate::wait::timer::Wheel;
 
@@ -27,6 +27,8 @@ pub(crate) struct Processor {
     pub(super) context: UnsafeCell<Context>,
     /// Owner: the worker's own thread pointer.
     pub(super) thread_pointer: Cell<usize>,
+    /// Owner: malloc's cache of the worker, see `identity::switch`.
+    pub(super) cache: Cell<usize>,
     /// Owner: what the worker's own stack shall run first.
     pub(super) handoff: Cell<Option<NonNull<Runnable>>>,
     /// Owner: what is pinned to its worker, if it can be pinned to.
@@ -83,6 +85,7 @@ impl Processor {
             timers: Wheel::new(crate::kernel::now()),
             context: UnsafeCell::new(Context::empty()),
             thread_pointer: Cell::new(0),
+            cache: Cell::new(0),
             handoff: Cell::new(None),
             seat: Cell::new(None),
             number: Cell::new(index),
@@ -105,6 +108,7 @@ impl Processor {
     pub(super) fn own(&'static self, yes: bool) {
         OWN.set(yes.then_some(self));
         self.thread_pointer.set(crate::identity::thread_pointer());
+        self.cache.set(known_space().map_or(0, |space| space.kit.cache()));
         // Relaxed: read by the monitor, which checks what the number leads to.
         self.thread.store(if yes { crate::kernel::gettid() } else { 0 }, Ordering::Relaxed);
     }

@@ -60,6 +60,26 @@ fn stack_pointer() -> usize {
 struct Target {
     context: *const Context,
     thread_pointer: usize,
+    /// Its identity was last in force on this OS thread.
+    again: bool,
+}
+
+impl Target {
+    /// Puts its identity in force.
+    ///
+    /// # Safety
+    /// As [`Kit::enter`](crate::identity::Kit::enter).
+    #[inline(always)]
+    unsafe fn enter(&self) {
+        let kit = the_space().kit;
+        // SAFETY: by contract, and `again` says which.
+        unsafe {
+            match self.again {
+                true => kit.enter_again(self.thread_pointer),
+                false => kit.enter(self.thread_pointer),
+            }
+        }
+    }
 }
 
 /// Switches from the fiber `control`, the caller's, to whatever is next. `hook(argument)` runs
@@ -91,16 +111,16 @@ unsafe fn depart(control: &Control, hook: Hook, argument: usize) {
     // SAFETY: the target is suspended and ours to run. The new identity is in force for the few
     // instructions that are left on this stack, none of which uses a thread-local.
     unsafe {
-        the_space().kit.enter(target.thread_pointer);
+        target.enter();
         swap(control.context.get(), target.context, Some(hook), argument);
     }
 }
 
 impl Processor {
     /// Asks the memory for what a fiber needs that will run soon, while others still run: among
-    /// thousands, none is in the cache when its turn comes. Its control block; malloc's words in its
-    /// identity; and the frames that it will return through, which lie where those of the fiber
-    /// that leaves now, `like`, do: neighbours in a queue mostly wait in the same call.
+    /// thousands, none is in the cache when its turn comes. Its control block; and the frames that it will return through,
+    /// which lie where those of the fiber that leaves now, `like`, do: neighbours in a queue mostly wait in the same
+    /// call. (Of its identity nothing is needed for a switch.)
     #[inline(always)]
     fn foresee(&self, like: &Control) {
         /// Places in the queue.
@@ -117,7 +137,6 @@ impl Processor {
         let depth = here.wrapping_sub(stack_pointer());
         prefetch(soon);
         prefetch(soon.wrapping_add(64));
-        prefetch(soon.wrapping_add(like.thread_pointer - here - 128));
         for line in 0..FRAMES {
             prefetch(soon.wrapping_sub(depth).wrapping_add(64 * line));
         }
@@ -138,7 +157,11 @@ impl Processor {
         }
         // Relaxed: for observers only.
         self.running.store(null_mut(), Ordering::Relaxed);
-        Target { context: self.context.get(), thread_pointer: self.thread_pointer.get() }
+        Target {
+            context: self.context.get(),
+            thread_pointer: self.thread_pointer.get(),
+            again: true,
+        }
     }
 
     /// Makes `control` the fiber that runs.
@@ -150,7 +173,10 @@ impl Processor {
         // Relaxed: for observers only.
         self.running.store(control.as_ptr(), Ordering::Relaxed);
         trace::enters(fiber, self);
-        Target { context: fiber.context.get(), thread_pointer: fiber.thread_pointer }
+        let cache = self.cache.get();
+        // Without a cache that can be followed nothing is copied in either case.
+        let again = fiber.cache.replace(cache) == cache;
+        Target { context: fiber.context.get(), thread_pointer: fiber.thread_pointer, again }
     }
 
     /// The control block of `runnable`; a fresh task gets a warm slot if there is one.
@@ -202,7 +228,7 @@ impl Processor {
         // SAFETY: the fiber is suspended and ours to run; whoever leaves to this stack restores
         // its identity.
         unsafe {
-            the_space().kit.enter(target.thread_pointer);
+            target.enter();
             swap(self.context.get(), target.context, None, 0);
         }
     }
@@ -220,6 +246,7 @@ pub(crate) unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
         fiber.task.set(Some(task));
         fiber.link.seat.set(task.as_ref().link.seat.get());
         fiber.attention.take();
+        fiber.cache.set(0);
         fiber.bypass.set(1);
         fiber.timeouts.set(task.as_ref().timeouts);
         trace::begins(fiber);
