@@ -112,6 +112,24 @@ fn c_program_has_the_same_manners() {
 }
 
 #[test]
+fn signals_find_their_thread_and_interrupt_its_call() {
+    let directory = Directory::new("signals");
+    let Some(program) = compile(&directory, "signals", &[]) else { return };
+    if can_run() {
+        compare(&program, &[]);
+    }
+}
+
+#[test]
+fn cancelled_threads_end_where_they_wait_and_clean_up() {
+    let directory = Directory::new("cancel");
+    let Some(program) = compile(&directory, "cancel", &[]) else { return };
+    if can_run() {
+        compare(&program, &[]);
+    }
+}
+
+#[test]
 fn process_ends_with_its_last_thread_after_main() {
     let directory = Directory::new("leaves_main");
     let Some(program) = compile(&directory, "leaves_main", &[]) else { return };

@@ -114,7 +114,7 @@ unsafe fn one(message: *mut mmsghdr, result: isize) -> isize {
 
 /// recvmmsg(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn recvmmsg(
+pub unsafe extern "C-unwind" fn recvmmsg(
     fd: c_int,
     messages: *mut mmsghdr,
     count: c_uint,
@@ -202,7 +202,7 @@ unsafe fn send_all(d: Descriptor, messages: *mut mmsghdr, count: c_uint, flags: 
 
 /// sendmmsg(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendmmsg(
+pub unsafe extern "C-unwind" fn sendmmsg(
     fd: c_int,
     messages: *mut mmsghdr,
     count: c_uint,

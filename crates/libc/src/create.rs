@@ -54,7 +54,7 @@ unsafe fn opened_pair(pair: *const c_int, kind: Kind, flags: c_int) {
 
 /// socket(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     let fd = unsafe { next::socket(domain, kind, protocol) };
     opened_with(fd, Kind::of_socket(domain, kind, protocol), kind, State::OWN)
@@ -62,7 +62,7 @@ pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> 
 
 /// socketpair(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn socketpair(
+pub unsafe extern "C-unwind" fn socketpair(
     domain: c_int,
     kind: c_int,
     protocol: c_int,
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn socketpair(
 
 /// pipe(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pipe(ends: *mut c_int) -> c_int {
+pub unsafe extern "C-unwind" fn pipe(ends: *mut c_int) -> c_int {
     // SAFETY: the caller's argument for the same function.
     unsafe {
         let result = next::pipe(ends);
@@ -93,14 +93,14 @@ pub unsafe extern "C" fn pipe(ends: *mut c_int) -> c_int {
 
 /// `pipe`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __pipe(ends: *mut c_int) -> c_int {
+pub unsafe extern "C-unwind" fn __pipe(ends: *mut c_int) -> c_int {
     // SAFETY: the caller's argument for the same function.
     unsafe { pipe(ends) }
 }
 
 /// pipe2(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pipe2(ends: *mut c_int, flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn pipe2(ends: *mut c_int, flags: c_int) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe {
         let result = next::pipe2(ends, flags);
@@ -113,21 +113,25 @@ pub unsafe extern "C" fn pipe2(ends: *mut c_int, flags: c_int) -> c_int {
 
 /// eventfd(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn eventfd(value: c_uint, flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn eventfd(value: c_uint, flags: c_int) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     opened(unsafe { next::eventfd(value, flags) }, Kind::Device, flags)
 }
 
 /// timerfd_create(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn timerfd_create(clock: clockid_t, flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn timerfd_create(clock: clockid_t, flags: c_int) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     opened(unsafe { next::timerfd_create(clock, flags) }, Kind::Device, flags)
 }
 
 /// signalfd(2): a new one, or `fd` with another set of signals.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn signalfd(fd: c_int, signals: *const sigset_t, flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn signalfd(
+    fd: c_int,
+    signals: *const sigset_t,
+    flags: c_int,
+) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     let made = unsafe { next::signalfd(fd, signals, flags) };
     if fd >= 0 { made } else { opened(made, Kind::Device, flags) }
@@ -135,21 +139,21 @@ pub unsafe extern "C" fn signalfd(fd: c_int, signals: *const sigset_t, flags: c_
 
 /// inotify_init(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn inotify_init() -> c_int {
+pub unsafe extern "C-unwind" fn inotify_init() -> c_int {
     // SAFETY: no arguments.
     opened(unsafe { next::inotify_init() }, Kind::Device, 0)
 }
 
 /// inotify_init1(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn inotify_init1(flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn inotify_init1(flags: c_int) -> c_int {
     // SAFETY: the caller's argument for the same function.
     opened(unsafe { next::inotify_init1(flags) }, Kind::Device, flags)
 }
 
 /// fanotify_init(2). `FAN_NONBLOCK` is a bit of its own.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fanotify_init(flags: c_uint, file_flags: c_uint) -> c_int {
+pub unsafe extern "C-unwind" fn fanotify_init(flags: c_uint, file_flags: c_uint) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     let made = unsafe { next::fanotify_init(flags, file_flags) };
     let nonblocking = flags & libc::FAN_NONBLOCK != 0;
@@ -158,21 +162,21 @@ pub unsafe extern "C" fn fanotify_init(flags: c_uint, file_flags: c_uint) -> c_i
 
 /// pidfd_open(2). `PIDFD_NONBLOCK` is `O_NONBLOCK`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pidfd_open(process: libc::pid_t, flags: c_uint) -> c_int {
+pub unsafe extern "C-unwind" fn pidfd_open(process: libc::pid_t, flags: c_uint) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     opened(unsafe { next::pidfd_open(process, flags) }, Kind::Device, flags as c_int)
 }
 
 /// memfd_create(2): a regular file.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn memfd_create(name: *const c_char, flags: c_uint) -> c_int {
+pub unsafe extern "C-unwind" fn memfd_create(name: *const c_char, flags: c_uint) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     opened(unsafe { next::memfd_create(name, flags) }, Kind::File, 0)
 }
 
 /// pidfd_getfd(2): a descriptor of another process, which goes on using it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pidfd_getfd(process: c_int, theirs: c_int, flags: c_uint) -> c_int {
+pub unsafe extern "C-unwind" fn pidfd_getfd(process: c_int, theirs: c_int, flags: c_uint) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     let ours = numbered(unsafe { next::pidfd_getfd(process, theirs, flags) });
     if ours >= 0 {

@@ -38,7 +38,7 @@ fn duplicated(old: c_int, new: c_int) {
 
 /// close(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn close(fd: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn close(fd: c_int) -> c_int {
     // Before the number is free: afterwards it may be somebody else's already.
     table::forget(fd);
     // SAFETY: the caller's argument for the same function.
@@ -48,14 +48,14 @@ pub unsafe extern "C" fn close(fd: c_int) -> c_int {
 
 /// `close`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __close(fd: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn __close(fd: c_int) -> c_int {
     // SAFETY: the caller's argument for the same function.
     unsafe { close(fd) }
 }
 
 /// close_range(2): all of them, unless they are only to be closed by the next exec.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     let call = |first, last| errno::kernel_form(unsafe { next::close_range(first, last, flags) });
     // With flags nothing is closed that fibers share (CLOSE_RANGE_UNSHARE: the thread's own table).
@@ -65,7 +65,7 @@ pub unsafe extern "C" fn close_range(first: c_uint, last: c_uint, flags: c_int) 
 
 /// closefrom(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn closefrom(first: c_int) {
+pub unsafe extern "C-unwind" fn closefrom(first: c_int) {
     // SAFETY: numbers that the caller wants to be closed. close_range(2) is older than what fibers need.
     let call = |first, last| errno::kernel_form(unsafe { next::close_range(first, last, 0) });
     if close_all(first.max(0) as c_uint, c_uint::MAX, call) < 0 {
@@ -100,7 +100,7 @@ fn close_all(first: c_uint, last: c_uint, call: impl Fn(c_uint, c_uint) -> isize
 
 /// dup(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn dup(fd: c_int) -> c_int {
     // SAFETY: the caller's argument for the same function.
     let new = unsafe { next::dup(fd) };
     if new >= 0 {
@@ -129,14 +129,14 @@ unsafe fn replace(old: c_int, new: c_int, call: impl FnOnce() -> c_int) -> c_int
 
 /// dup2(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn dup2(old: c_int, new: c_int) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { replace(old, new, || next::dup2(old, new)) }
 }
 
 /// dup3(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
     if flags & !libc::O_CLOEXEC != 0 {
         // SAFETY: the caller's arguments for the same function, which refuses them.
         return unsafe { next::dup3(old, new, flags) };
@@ -185,35 +185,35 @@ unsafe fn control(
 
 /// `dup2`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __dup2(old: c_int, new: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn __dup2(old: c_int, new: c_int) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { dup2(old, new) }
 }
 
 /// fcntl(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
+pub unsafe extern "C-unwind" fn fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { control(fd, command, argument, next::fcntl) }
 }
 
 /// `fcntl`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
+pub unsafe extern "C-unwind" fn __fcntl(fd: c_int, command: c_int, argument: usize) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { fcntl(fd, command, argument) }
 }
 
 /// `fcntl` as glibc's headers name it with 64-bit file offsets.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
+pub unsafe extern "C-unwind" fn fcntl64(fd: c_int, command: c_int, argument: usize) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { control(fd, command, argument, next::fcntl64) }
 }
 
 /// ioctl(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
+pub unsafe extern "C-unwind" fn ioctl(fd: c_int, request: c_ulong, argument: usize) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     let result = unsafe { next::ioctl(fd, request, argument) };
     if result >= 0 && request == libc::FIONBIO as c_ulong {

@@ -44,19 +44,20 @@ use sleave_runtime::wait::Deadline;
 use crate::create::opened;
 use crate::handoff::{Call, hand_off};
 use crate::poll::{lets_signals_in, milliseconds};
+use crate::signal::interruption;
 use crate::table::Kind;
-use crate::{errno, kernel, next, time};
+use crate::{cancel, errno, kernel, next, time};
 
 /// epoll_create(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_create(size: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn epoll_create(size: c_int) -> c_int {
     // SAFETY: the caller's argument for the same function.
     opened(unsafe { next::epoll_create(size) }, Kind::Device, 0)
 }
 
 /// epoll_create1(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_create1(flags: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn epoll_create1(flags: c_int) -> c_int {
     // SAFETY: the caller's argument for the same function.
     opened(unsafe { next::epoll_create1(flags) }, Kind::Device, 0)
 }
@@ -85,10 +86,18 @@ unsafe fn wait_for(
         return found;
     }
     let deadline = timeout.map_or(Deadline::NEVER, Deadline::after);
+    if cancel::is_due() {
+        return cancel::CANCELLED;
+    }
     loop {
         let readiness = reactor::wait(epoll, Direction::Read, deadline);
         match readiness {
-            Readiness::Ready | Readiness::TimedOut | Readiness::Interrupted => {}
+            Readiness::Ready | Readiness::TimedOut => {}
+            Readiness::Interrupted => {
+                if let Some(error) = interruption(false) {
+                    return error;
+                }
+            }
             Readiness::Closed => return errno::error(libc::EBADF),
             Readiness::Unpollable => {
                 let left = left_milliseconds(deadline);
@@ -111,7 +120,7 @@ fn left_milliseconds(deadline: Deadline) -> c_int {
 
 /// epoll_wait(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_wait(
+pub unsafe extern "C-unwind" fn epoll_wait(
     epoll: c_int,
     events: *mut epoll_event,
     max: c_int,
@@ -128,7 +137,7 @@ pub unsafe extern "C" fn epoll_wait(
 
 /// epoll_pwait(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_pwait(
+pub unsafe extern "C-unwind" fn epoll_pwait(
     epoll: c_int,
     events: *mut epoll_event,
     max: c_int,
@@ -150,7 +159,7 @@ pub unsafe extern "C" fn epoll_pwait(
 
 /// epoll_pwait2(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn epoll_pwait2(
+pub unsafe extern "C-unwind" fn epoll_pwait2(
     epoll: c_int,
     events: *mut epoll_event,
     max: c_int,

@@ -9,6 +9,8 @@
 
 use std::ffi::c_int;
 
+use crate::cancel;
+
 /// Sets `errno` of the caller.
 pub(crate) fn set(code: c_int) {
     // SAFETY: errno(3): __errno_location gives the address of the caller's own `errno`, valid
@@ -36,6 +38,9 @@ pub(crate) fn finish_int(result: isize) -> c_int {
 
 #[cold]
 fn fail(result: isize) -> isize {
+    if result == cancel::CANCELLED {
+        cancel::act();
+    }
     set(-result as c_int);
     -1
 }

@@ -140,7 +140,7 @@ unsafe fn read_file_at(
 
 /// pread(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pread(
+pub unsafe extern "C-unwind" fn pread(
     fd: c_int,
     buffer: *mut c_void,
     len: size_t,
@@ -153,7 +153,7 @@ pub unsafe extern "C" fn pread(
 
 /// `pread` as glibc's headers name it with 64-bit file offsets.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pread64(
+pub unsafe extern "C-unwind" fn pread64(
     fd: c_int,
     buffer: *mut c_void,
     len: size_t,
@@ -166,7 +166,7 @@ pub unsafe extern "C" fn pread64(
 
 /// preadv(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn preadv(
+pub unsafe extern "C-unwind" fn preadv(
     fd: c_int,
     parts: *const iovec,
     count: c_int,
@@ -178,7 +178,7 @@ pub unsafe extern "C" fn preadv(
 
 /// `preadv` as glibc's headers name it with 64-bit file offsets.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn preadv64(
+pub unsafe extern "C-unwind" fn preadv64(
     fd: c_int,
     parts: *const iovec,
     count: c_int,

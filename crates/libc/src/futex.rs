@@ -40,7 +40,8 @@ use sleave_runtime::interpose;
 use sleave_runtime::wait::Deadline;
 use sleave_runtime::wait::futex::{self, Waited};
 
-use crate::{errno, kernel, number, time};
+use crate::signal::interruption;
+use crate::{cancel, errno, kernel, number, time};
 
 /// Wakes whoever waits, whatever it waits for.
 const ANY: u32 = u32::MAX;
@@ -124,7 +125,11 @@ unsafe fn wait(call: &Call) -> Option<isize> {
                 continue;
             }
             Waited::TimedOut => errno::error(libc::ETIMEDOUT),
-            Waited::Interrupted => errno::error(libc::EINTR),
+            Waited::Interrupted => match interruption(true) {
+                Some(error) if error != cancel::CANCELLED => error,
+                // Whoever waits by the bare call is at no cancellation point.
+                _ => continue,
+            },
         });
     }
 }
@@ -195,7 +200,7 @@ unsafe fn futex_call(call: &Call) -> isize {
 
 /// syscall(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn syscall(
+pub unsafe extern "C-unwind" fn syscall(
     which: c_long,
     a: usize,
     b: usize,

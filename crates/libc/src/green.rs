@@ -33,6 +33,7 @@ use sleave_runtime::interpose;
 use crate::kernel::complain;
 use crate::next;
 use crate::pthread::thrd;
+use crate::signal::use_fibers_signals;
 
 /// `pthread_create` is libc's.
 const OFF: u8 = 0;
@@ -162,7 +163,7 @@ unsafe fn attributes(attr: *const pthread_attr_t) -> Option<Attributes> {
 
 /// pthread_create(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_create(
+pub unsafe extern "C-unwind" fn pthread_create(
     thread: *mut pthread_t,
     attr: *const pthread_attr_t,
     start: Start,
@@ -198,7 +199,7 @@ pub unsafe extern "C" fn pthread_create(
 
 /// thrd_create of C11
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn thrd_create(
+pub unsafe extern "C-unwind" fn thrd_create(
     thread: *mut pthread_t,
     start: Start,
     argument: *mut c_void,
@@ -355,6 +356,8 @@ fn is_main() -> bool {
 /// Sees to it that `main` is counted when its destructors have run: by a key whose destructor asks for one round more until
 /// there is none (pthread_key_create(3): `PTHREAD_DESTRUCTOR_ITERATIONS` is 4).
 fn count_main_out() {
+    // Workers that sleep are told by a kick.
+    use_fibers_signals();
     static KEY: AtomicUsize = AtomicUsize::new(usize::MAX);
     const ROUNDS: usize = 4;
 

@@ -18,6 +18,8 @@ use std::mem::size_of;
 use libc::{iovec, mmsghdr, msghdr, off64_t, sockaddr, socklen_t};
 use syscalls::{Sysno, raw_syscall};
 
+use crate::errno;
+
 /// "Do not block" of preadv2(2) and pwritev2(2).
 const NOWAIT: c_int = libc::RWF_NOWAIT;
 
@@ -129,15 +131,26 @@ pub(crate) unsafe fn connect(fd: c_int, name: *const sockaddr, len: socklen_t) -
     unsafe { raw_syscall!(Sysno::connect, fd, name, len) as isize }
 }
 
+/// `call`, a look that does not wait, again if a signal has ended it: even one that does not wait answers `EINTR` if it finds
+/// nothing and a signal has come, if only the runtime's own.
+fn look(call: impl Fn() -> isize) -> isize {
+    loop {
+        let result = call();
+        if result != errno::error(libc::EINTR) {
+            return result;
+        }
+    }
+}
+
 /// poll(2) that looks and returns at once.
 pub(crate) unsafe fn poll_now(fds: *mut libc::pollfd, count: libc::nfds_t) -> isize {
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // ppoll, since newer architectures have no poll.
     // SAFETY: ppoll(2): the kernel checks the array; it writes the time left into `zero`; a null
     // mask leaves the signal mask alone.
-    unsafe {
+    look(|| unsafe {
         raw_syscall!(Sysno::ppoll, fds, count, &raw const zero, std::ptr::null::<u8>(), 8) as isize
-    }
+    })
 }
 
 /// select(2) for `timeout` nanoseconds, `None` for ever.
@@ -146,16 +159,18 @@ pub(crate) unsafe fn select(
     sets: [*mut libc::fd_set; 3],
     timeout: Option<u64>,
 ) -> isize {
+    let looks = timeout == Some(0);
     let mut time = timeout.map(crate::time::timespec);
     let time = time.as_mut().map_or(std::ptr::null_mut(), |time| time as *mut libc::timespec);
     let [read, write, except] = sets;
     // pselect6, since newer architectures have no select.
     // SAFETY: pselect6(2): the kernel checks the sets, the caller's; it writes the time left into
     // `time`; a null last argument leaves the signal mask alone.
-    unsafe {
+    let call = || unsafe {
         let none = std::ptr::null::<u8>();
         raw_syscall!(Sysno::pselect6, count, read, write, except, time, none) as isize
-    }
+    };
+    if looks { look(call) } else { call() }
 }
 
 /// epoll_wait(2) for `timeout` milliseconds, negative for ever.
@@ -179,6 +194,45 @@ pub(crate) fn blocked_signals() -> u64 {
     // SAFETY: rt_sigprocmask(2) without a new mask writes the eight bytes of the old one.
     unsafe { raw_syscall!(Sysno::rt_sigprocmask, 0, none, &raw mut blocked, 8) };
     blocked
+}
+
+/// Makes the calling thread block exactly `mask`. rt_sigprocmask(2)
+pub(crate) fn block_signals(mask: u64) {
+    let none = std::ptr::null::<u8>();
+    // SAFETY: rt_sigprocmask(2) reads the eight bytes of the new mask.
+    unsafe { raw_syscall!(Sysno::rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, none, 8) };
+}
+
+/// Sends `signal` to the calling thread. tgkill(2)
+pub(crate) fn raise(signal: c_int) {
+    // SAFETY: getpid(2), gettid(2), tgkill(2) take numbers.
+    unsafe {
+        let (process, thread) = (raw_syscall!(Sysno::getpid), raw_syscall!(Sysno::gettid));
+        raw_syscall!(Sysno::tgkill, process, thread, signal);
+    }
+}
+
+/// rt_sigtimedwait(2)
+///
+/// # Safety
+/// As the call: `left` is null or readable.
+pub(crate) unsafe fn sigtimedwait(
+    set: u64,
+    info: &mut libc::siginfo_t,
+    left: *const libc::timespec,
+) -> isize {
+    let info: *mut libc::siginfo_t = info;
+    // SAFETY: by contract.
+    unsafe { raw_syscall!(Sysno::rt_sigtimedwait, &raw const set, info, left, 8) as isize }
+}
+
+/// rt_sigsuspend(2)
+///
+/// # Safety
+/// As the call: handlers run.
+pub(crate) unsafe fn sigsuspend(mask: u64) -> isize {
+    // SAFETY: by contract.
+    unsafe { raw_syscall!(Sysno::rt_sigsuspend, &raw const mask, 8) as isize }
 }
 
 /// What of `events` (and of `POLLERR`, `POLLHUP`, `POLLNVAL`) holds for `fd` now.

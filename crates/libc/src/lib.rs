@@ -35,14 +35,16 @@
 //! | `futex`, `number` | `syscall` | parks for `SYS_futex` on private words, and as the function that a number names |
 //! | `green` | `pthread_create pthread_exit`, `thrd_create thrd_exit` | a fiber, if the process asks for it ([`green_threads`]) |
 //! | `thread` | `sched_yield thrd_yield`; `pthread_join pthread_detach …` | yields; parks for green threads, hands off for others |
-//! | `particulars` | `pthread_getattr_np pthread_setname_np pthread_kill sigaltstack …` | a fiber's own, or refused |
+//! | `particulars` | `pthread_getattr_np pthread_setname_np sigaltstack …` | a fiber's own |
 //! | `pthread` | `pthread_mutex_… pthread_cond_… pthread_rwlock_… pthread_barrier_… pthread_once sem_… mtx_… cnd_…` | parks, and wakes threads and fibers alike |
 //! | `descriptor`, `stdio` | `close close_range closefrom dup dup2 dup3 fcntl ioctl`, `fclose freopen pclose closedir mq_close` | tracks, and wakes who waits on a closed number with `EBADF` |
 //! | `create`, `open` | `socket pipe eventfd …`, `open openat creat …` | tracks; to open hands off, with a delay of 5 ms |
 //! | `file`, `lock` | `pread preadv fsync msync …`, `flock lockf fcntl` | hands off |
 //! | `queue` | `mq_receive mq_send mq_timedreceive mq_timedsend`; `msgrcv msgsnd semop semtimedop` | parks; hands off |
 //! | `process` | `waitpid waitid wait4 …`; `wait system` | parks on the end of one child; hands off |
-//! | `resolve`, `signal` | `getaddrinfo getnameinfo gethostby… res_…`, `sigwait sigsuspend pause …` | hands off |
+//! | `resolve` | `getaddrinfo getnameinfo gethostby… res_…` | hands off |
+//! | `signal` | `pthread_kill raise`, `pthread_sigmask sigprocmask …`; `sigwait sigsuspend pause …` | a fiber's own; hands off |
+//! | `cancel` | `pthread_cancel pthread_testcancel …` | of fibers, where they wait |
 //!
 //! Fortified names (`__read_chk`), names for 64-bit offsets (`fcntl64`) and old names (`__read`) are
 //! beside those that they stand for. `docs/blocking-calls.md` says when each parks and why not;
@@ -64,6 +66,7 @@
 compile_error!("sleave-libc is for 64-bit Linux");
 
 mod batch;
+mod cancel;
 mod control;
 mod create;
 mod descriptor;

@@ -20,23 +20,23 @@ use std::ffi::c_int;
 use libc::off_t;
 use sleave_runtime::interpose;
 
-use crate::handoff::{Call, hand_off};
+use crate::handoff::hand_off_again;
 use crate::{errno, next};
 
 /// Makes the call that does not wait; the one that waits only if the lock is held.
-fn take(try_call: impl FnOnce() -> c_int, waiting: impl FnOnce() -> c_int) -> c_int {
+fn take(try_call: impl FnOnce() -> c_int, waiting: impl Fn() -> c_int) -> c_int {
     let before = errno::get();
     let result = try_call();
     if result == -1 && matches!(errno::get(), libc::EAGAIN | libc::EACCES) {
         errno::set(before);
-        return hand_off(Call::Waits, waiting);
+        return hand_off_again(waiting);
     }
     result
 }
 
 /// flock(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn flock(fd: c_int, operation: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn flock(fd: c_int, operation: c_int) -> c_int {
     // SAFETY: the caller's arguments for the same function, here and below.
     let call = |operation| unsafe { next::flock(fd, operation) };
     if !interpose::active() || operation & libc::LOCK_NB != 0 {
@@ -62,14 +62,14 @@ unsafe fn lock_section(
 
 /// lockf(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn lockf(fd: c_int, command: c_int, len: off_t) -> c_int {
+pub unsafe extern "C-unwind" fn lockf(fd: c_int, command: c_int, len: off_t) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { lock_section(fd, command, len, next::lockf) }
 }
 
 /// `lockf` as glibc's headers name it with 64-bit file offsets.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn lockf64(fd: c_int, command: c_int, len: off_t) -> c_int {
+pub unsafe extern "C-unwind" fn lockf64(fd: c_int, command: c_int, len: off_t) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { lock_section(fd, command, len, next::lockf64) }
 }

@@ -402,7 +402,7 @@ pub(crate) unsafe fn send_message(d: Descriptor, message: *const msghdr, flags: 
 
 /// recv(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn recv(
+pub unsafe extern "C-unwind" fn recv(
     fd: c_int,
     buffer: *mut c_void,
     len: size_t,
@@ -419,7 +419,7 @@ pub unsafe extern "C" fn recv(
 
 /// recvfrom(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn recvfrom(
+pub unsafe extern "C-unwind" fn recvfrom(
     fd: c_int,
     buffer: *mut c_void,
     len: size_t,
@@ -439,7 +439,7 @@ pub unsafe extern "C" fn recvfrom(
 /// recvmsg(2). Descriptors that come with the message (`SCM_RIGHTS`) are new ones of this
 /// process, whoever calls.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel; a
     // message that was received has a valid header and control buffer.
     unsafe {
@@ -457,7 +457,7 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) 
 
 /// send(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn send(
+pub unsafe extern "C-unwind" fn send(
     fd: c_int,
     buffer: *const c_void,
     len: size_t,
@@ -474,7 +474,7 @@ pub unsafe extern "C" fn send(
 
 /// sendto(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendto(
+pub unsafe extern "C-unwind" fn sendto(
     fd: c_int,
     buffer: *const c_void,
     len: size_t,
@@ -493,7 +493,7 @@ pub unsafe extern "C" fn sendto(
 
 /// `send`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __send(
+pub unsafe extern "C-unwind" fn __send(
     fd: c_int,
     buffer: *const c_void,
     len: size_t,
@@ -506,7 +506,11 @@ pub unsafe extern "C" fn __send(
 /// sendmsg(2). Descriptors that go with the message (`SCM_RIGHTS`) are shared from then on,
 /// whoever calls.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn sendmsg(
+    fd: c_int,
+    message: *const msghdr,
+    flags: c_int,
+) -> ssize_t {
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel; a
     // message that was sent has a valid header and control data.
     unsafe {
@@ -524,7 +528,7 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int
 
 /// `recv` under `_FORTIFY_SOURCE`: the C library aborts if `len` exceeds the buffer's size.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __recv_chk(
+pub unsafe extern "C-unwind" fn __recv_chk(
     fd: c_int,
     buffer: *mut c_void,
     len: size_t,
@@ -542,7 +546,7 @@ pub unsafe extern "C" fn __recv_chk(
 
 /// `recvfrom` under `_FORTIFY_SOURCE`: see `__recv_chk`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __recvfrom_chk(
+pub unsafe extern "C-unwind" fn __recvfrom_chk(
     fd: c_int,
     buffer: *mut c_void,
     len: size_t,

@@ -102,7 +102,7 @@ macro_rules! next {
             $(
                 #[allow(clippy::too_many_arguments, reason = "the C library's own")]
                 #[cold]
-                pub(super) unsafe extern "C" fn $name(
+                pub(super) unsafe extern "C-unwind" fn $name(
                     $($arg: $type,)* $($($more: $word,)+)?
                 ) -> $ret {
                     let f = resolve(name!($name));
@@ -131,9 +131,9 @@ macro_rules! next {
             crate::green::configure();
         }
     };
-    (@type ($($type:ty),*) () $ret:ty) => { unsafe extern "C" fn($($type),*) -> $ret };
+    (@type ($($type:ty),*) () $ret:ty) => { unsafe extern "C-unwind" fn($($type),*) -> $ret };
     (@type ($($type:ty),*) ($($word:ty),+) $ret:ty) => {
-        unsafe extern "C" fn($($type,)* ...) -> $ret
+        unsafe extern "C-unwind" fn($($type,)* ...) -> $ret
     };
 }
 
@@ -323,8 +323,18 @@ next! {
     pthread_tryjoin_np(thread: pthread_t, result: *mut *mut c_void) -> c_int;
     pthread_clockjoin_np(thread: pthread_t, result: *mut *mut c_void, clock: clockid_t, at: *const timespec) -> c_int;
 
+    pthread_sigmask(how: c_int, set: *const sigset_t, old: *mut sigset_t) -> c_int;
+    sigprocmask(how: c_int, set: *const sigset_t, old: *mut sigset_t) -> c_int;
+    sigpending(set: *mut sigset_t) -> c_int;
+    raise(signal: c_int) -> c_int;
+    siglongjmp(buffer: *mut c_void, value: c_int) -> ();
+    longjmp(buffer: *mut c_void, value: c_int) -> ();
+    _longjmp(buffer: *mut c_void, value: c_int) -> ();
+    __longjmp_chk(buffer: *mut c_void, value: c_int) -> ();
+    pthread_testcancel() -> ();
+    pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
+    pthread_setcanceltype(kind: c_int, before: *mut c_int) -> c_int;
     sigwait(set: *const sigset_t, signal: *mut c_int) -> c_int;
-    sigwaitinfo(set: *const sigset_t, info: *mut siginfo_t) -> c_int;
     sigtimedwait(set: *const sigset_t, info: *mut siginfo_t, timeout: *const timespec) -> c_int;
     pause() -> c_int;
     sigsuspend(mask: *const sigset_t) -> c_int;

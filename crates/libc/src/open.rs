@@ -53,7 +53,7 @@ macro_rules! opens {
         $(
             $(#[$doc])*
             #[unsafe(no_mangle)]
-            pub unsafe extern "C" fn $name(
+            pub unsafe extern "C-unwind" fn $name(
                 $($directory: c_int,)? path: *const c_char $(, $flags: c_int)? $(, $mode: mode_t)?
             ) -> c_int {
                 let directory = opens!(@directory $($directory)?);
@@ -101,7 +101,7 @@ opens! {
 
 /// open_by_handle_at(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn open_by_handle_at(
+pub unsafe extern "C-unwind" fn open_by_handle_at(
     mount: c_int,
     handle: *mut c_void,
     flags: c_int,

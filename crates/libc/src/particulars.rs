@@ -1,19 +1,18 @@
-//! What is asked of a thread that exists: its stack, its name; and the signals that it is sent.
+//! What is asked of a thread that exists: its stack, its name; and its alternate signal stack.
 //!
 //! glibc answers from the kernel, which does not know a fiber: it looks for a thread with the fiber's number. So
-//! stack and name come from the runtime. What a fiber cannot be sent yet is refused with
-//! `ENOSYS`, before glibc marks anything in its `struct pthread`.
+//! stack and name come from the runtime.
 //!
 //! The alternate signal stack is the worker's, and stays so: a handler runs on whatever fiber is running. A fiber that
 //! sets one is believed, and nothing happens: else the next fiber's handler would run on memory that this one has freed.
 //!
-//! Sources: pthread_getattr_np(3), pthread_setname_np(3), pthread_kill(3), pthread_cancel(3), sigaltstack(2).
+//! Sources: pthread_getattr_np(3), pthread_setname_np(3), sigaltstack(2).
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::null;
 
 use libc::{pthread_attr_t, pthread_t, size_t, stack_t};
-use sleave_runtime::green::{self, Found, Life, NAME};
+use sleave_runtime::green::{self, Found, NAME};
 use sleave_runtime::identity;
 
 use crate::{errno, next};
@@ -28,7 +27,10 @@ fn is_caller(thread: pthread_t) -> bool {
 
 /// pthread_getattr_np(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_getattr_np(thread: pthread_t, attr: *mut pthread_attr_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_getattr_np(
+    thread: pthread_t,
+    attr: *mut pthread_attr_t,
+) -> c_int {
     let ((base, size), guard, detached) = match green::find(thread as usize) {
         Found::Green(green) => (green.stack(), green.guard(), green.is_detached()),
         Found::Fiber if is_caller(thread) => match green::stack_of_caller() {
@@ -60,7 +62,10 @@ pub unsafe extern "C" fn pthread_getattr_np(thread: pthread_t, attr: *mut pthrea
 
 /// pthread_setname_np(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_setname_np(thread: pthread_t, name: *const c_char) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_setname_np(
+    thread: pthread_t,
+    name: *const c_char,
+) -> c_int {
     let green = match green::find(thread as usize) {
         Found::Green(green) => green,
         // It has the name that it was spawned with.
@@ -82,7 +87,7 @@ pub unsafe extern "C" fn pthread_setname_np(thread: pthread_t, name: *const c_ch
 
 /// pthread_getname_np(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_getname_np(
+pub unsafe extern "C-unwind" fn pthread_getname_np(
     thread: pthread_t,
     name: *mut c_char,
     len: size_t,
@@ -119,53 +124,9 @@ fn short(name: &[u8]) -> [u8; NAME] {
     kept
 }
 
-/// pthread_kill(3): a green thread can be asked for, but not be sent anything, except by itself. Async-signal-safe.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_kill(thread: pthread_t, signal: c_int) -> c_int {
-    let valid = (0..=libc::SIGRTMAX()).contains(&signal);
-    match green::life(thread as usize) {
-        Life::Foreign => {}
-        _ if is_caller(thread) => {}
-        Life::Nobody => return libc::ESRCH,
-        _ if !valid => return libc::EINVAL,
-        // Nothing is sent to what has ended, as with glibc.
-        Life::Ended => return 0,
-        Life::Runs => return if signal == 0 { 0 } else { libc::ENOSYS },
-    }
-    // SAFETY: the caller's arguments for the same function; to itself glibc sends by the kernel's number.
-    unsafe { next::pthread_kill(thread, signal) }
-}
-
-/// pthread_sigqueue(3): not to a fiber, not even by itself: glibc would ask the kernel for the fiber's number.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_sigqueue(
-    thread: pthread_t,
-    signal: c_int,
-    value: libc::sigval,
-) -> c_int {
-    match green::life(thread as usize) {
-        // SAFETY: the caller's arguments for the same function.
-        Life::Foreign => unsafe { next::pthread_sigqueue(thread, signal, value) },
-        Life::Nobody if !is_caller(thread) => libc::ESRCH,
-        _ => libc::ENOSYS,
-    }
-}
-
-/// pthread_cancel(3): not of a fiber.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_cancel(thread: pthread_t) -> c_int {
-    match green::find(thread as usize) {
-        Found::Green(_) => libc::ENOSYS,
-        Found::Fiber if is_caller(thread) => libc::ENOSYS,
-        Found::Fiber => libc::ESRCH,
-        // SAFETY: the caller's argument for the same function.
-        Found::Foreign => unsafe { next::pthread_cancel(thread) },
-    }
-}
-
 /// sigaltstack(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sigaltstack(new: *const stack_t, old: *mut stack_t) -> c_int {
+pub unsafe extern "C-unwind" fn sigaltstack(new: *const stack_t, old: *mut stack_t) -> c_int {
     if !green::is_fiber() {
         // SAFETY: the caller's arguments for the same function.
         return unsafe { next::sigaltstack(new, old) };

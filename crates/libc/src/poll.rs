@@ -8,8 +8,7 @@
 //! **A signal mask** (of `ppoll`, `pselect`, `epoll_pwait`, `epoll_pwait2`) is to be in force exactly while
 //! the *thread* waits, and only the kernel can do that. If it lets a signal in that is blocked
 //! otherwise, that signal is what the caller waits for: the call is handed off (`handoff`). A mask that
-//! lets in nothing new, such as the present one, changes nothing that a fiber could see, since no signal
-//! ends a fiber's wait: then it parks.
+//! lets in nothing new, such as the present one, changes nothing that a fiber could see: then it parks.
 //!
 //! Sources: poll(2), signal(7).
 
@@ -20,7 +19,8 @@ use sleave_runtime::wait::Deadline;
 use sleave_runtime::{interpose, reactor};
 
 use crate::handoff::{Call, hand_off};
-use crate::{errno, kernel, next, time};
+use crate::signal::interruption;
+use crate::{cancel, errno, kernel, next, time};
 
 /// `poll` in a fiber for `timeout` nanoseconds (`None`: for ever); answers as the kernel does.
 ///
@@ -40,7 +40,10 @@ unsafe fn poll_for(fds: *mut pollfd, count: nfds_t, timeout: Option<u64>) -> isi
         // SAFETY: the kernel has just read and written these `count` entries.
         _ => unsafe { std::slice::from_raw_parts_mut(fds, count as usize) },
     };
-    reactor::poll(fds, deadline)
+    if cancel::is_due() {
+        return cancel::CANCELLED;
+    }
+    reactor::poll(fds, deadline, || interruption(false))
 }
 
 /// A timeout in milliseconds, negative for none, in nanoseconds.
@@ -60,7 +63,7 @@ pub(crate) unsafe fn lets_signals_in(mask: *const sigset_t) -> bool {
 
 /// poll(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel.
     unsafe {
         if !interpose::active() {
@@ -72,7 +75,7 @@ pub unsafe extern "C" fn poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -
 
 /// ppoll(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn ppoll(
+pub unsafe extern "C-unwind" fn ppoll(
     fds: *mut pollfd,
     count: nfds_t,
     timeout: *const timespec,
@@ -97,14 +100,14 @@ pub unsafe extern "C" fn ppoll(
 
 /// `poll`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn __poll(fds: *mut pollfd, count: nfds_t, timeout: c_int) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { poll(fds, count, timeout) }
 }
 
 /// `poll` under `_FORTIFY_SOURCE`: the C library aborts if there are more entries than room.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __poll_chk(
+pub unsafe extern "C-unwind" fn __poll_chk(
     fds: *mut pollfd,
     count: nfds_t,
     timeout: c_int,
@@ -121,7 +124,7 @@ pub unsafe extern "C" fn __poll_chk(
 
 /// `ppoll` under `_FORTIFY_SOURCE`: see `__poll_chk`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __ppoll_chk(
+pub unsafe extern "C-unwind" fn __ppoll_chk(
     fds: *mut pollfd,
     count: nfds_t,
     timeout: *const timespec,

@@ -15,7 +15,7 @@
 //! A child that is traced (ptrace(2)) reports its stops by these calls, too, and a pidfd does not: a tracer asks for them
 //! with `__WALL` or on a thread. It has to anyway, as ptrace belongs to one thread of the kernel's.
 //!
-//! A parked call does not end with `EINTR` when a handler of `SIGCHLD` runs; one that was handed off does.
+//! A signal for the process, `SIGCHLD` among them, ends a call that was handed off if its thread gets it, and no parked one.
 //!
 //! Sources: wait(2), wait4(2), pidfd_open(2), system(3), popen(3).
 
@@ -27,7 +27,8 @@ use sleave_runtime::interpose;
 use sleave_runtime::reactor::{self, Direction, Readiness};
 use sleave_runtime::wait::Deadline;
 
-use crate::handoff::{Call, hand_off, hand_off_whole};
+use crate::handoff::{hand_off_again, hand_off_whole};
+use crate::signal::interruption;
 use crate::{errno, kernel, next};
 
 /// A descriptor for a process, closed when it goes; `None` where there can be none.
@@ -49,12 +50,15 @@ impl Drop for PidFd {
     }
 }
 
-/// Parks until the process of `fd` has ended; `false` if that cannot be waited for.
-fn ends(fd: c_int) -> bool {
+/// Parks until the process of `fd` has ended; `false` if that cannot be waited for, an error if the caller is interrupted.
+fn ends(fd: c_int) -> Result<bool, isize> {
     loop {
         match reactor::wait(fd, Direction::Read, Deadline::NEVER) {
-            Readiness::Interrupted => {}
-            readiness => return readiness == Readiness::Ready,
+            Readiness::Interrupted => match interruption(true) {
+                None => {}
+                Some(error) => return Err(error),
+            },
+            readiness => return Ok(readiness == Readiness::Ready),
         }
     }
 }
@@ -79,17 +83,19 @@ unsafe fn await_child(pid: pid_t, status: *mut c_int, options: c_int, usage: *mu
             if now != 0 {
                 return now;
             }
-            if !ends(child.0) {
-                break;
+            match ends(child.0) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => return error,
             }
         }
     }
-    hand_off(Call::Waits, || ask(options))
+    hand_off_again(|| ask(options))
 }
 
 /// wait4(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wait4(
+pub unsafe extern "C-unwind" fn wait4(
     pid: pid_t,
     status: *mut c_int,
     options: c_int,
@@ -106,14 +112,18 @@ pub unsafe extern "C" fn wait4(
 
 /// wait3(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wait3(status: *mut c_int, options: c_int, usage: *mut rusage) -> pid_t {
+pub unsafe extern "C-unwind" fn wait3(
+    status: *mut c_int,
+    options: c_int,
+    usage: *mut rusage,
+) -> pid_t {
     // SAFETY: the caller's arguments: wait3 is wait4 of any child.
     unsafe { wait4(-1, status, options, usage) }
 }
 
 /// waitpid(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn waitpid(pid: pid_t, status: *mut c_int, options: c_int) -> pid_t {
+pub unsafe extern "C-unwind" fn waitpid(pid: pid_t, status: *mut c_int, options: c_int) -> pid_t {
     // SAFETY: the caller's arguments.
     unsafe {
         if !interpose::active() {
@@ -126,7 +136,7 @@ pub unsafe extern "C" fn waitpid(pid: pid_t, status: *mut c_int, options: c_int)
 
 /// wait(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wait(status: *mut c_int) -> pid_t {
+pub unsafe extern "C-unwind" fn wait(status: *mut c_int) -> pid_t {
     // SAFETY: the caller's argument: wait is waitpid of any child.
     unsafe { waitpid(-1, status, 0) }
 }
@@ -168,17 +178,19 @@ unsafe fn await_id(kind: idtype_t, id: id_t, info: *mut siginfo_t, options: c_in
             if now < 0 || !none() {
                 return now;
             }
-            if !ends(fd) {
-                break;
+            match ends(fd) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => return error,
             }
         }
     }
-    hand_off(Call::Waits, || ask(options))
+    hand_off_again(|| ask(options))
 }
 
 /// waitid(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn waitid(
+pub unsafe extern "C-unwind" fn waitid(
     kind: idtype_t,
     id: id_t,
     info: *mut siginfo_t,

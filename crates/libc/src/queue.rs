@@ -20,7 +20,7 @@ use libc::{mqd_t, sembuf, size_t, ssize_t, timespec};
 use sleave_runtime::interpose;
 use sleave_runtime::reactor::Direction;
 
-use crate::handoff::{Call, hand_off};
+use crate::handoff::{Interrupted, hand_off_again};
 use crate::table::Descriptor;
 use crate::wait::{Next, Wait};
 use crate::{errno, next, time};
@@ -71,14 +71,14 @@ unsafe fn transfer(
             // The time may be over, or the time of day has been set back.
             Next::Fail(errno::AGAIN) if until.is_some() => {}
             Next::Fail(error) => return errno::finish(error),
-            Next::Block => return hand_off(Call::Waits, || call(at)),
+            Next::Block => return hand_off_again(|| call(at)),
         }
     }
 }
 
 /// mq_timedreceive(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mq_timedreceive(
+pub unsafe extern "C-unwind" fn mq_timedreceive(
     queue: mqd_t,
     message: *mut c_char,
     len: size_t,
@@ -95,7 +95,7 @@ pub unsafe extern "C" fn mq_timedreceive(
 
 /// mq_receive(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mq_receive(
+pub unsafe extern "C-unwind" fn mq_receive(
     queue: mqd_t,
     message: *mut c_char,
     len: size_t,
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn mq_receive(
 
 /// mq_timedsend(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mq_timedsend(
+pub unsafe extern "C-unwind" fn mq_timedsend(
     queue: mqd_t,
     message: *const c_char,
     len: size_t,
@@ -125,7 +125,7 @@ pub unsafe extern "C" fn mq_timedsend(
 
 /// mq_send(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mq_send(
+pub unsafe extern "C-unwind" fn mq_send(
     queue: mqd_t,
     message: *const c_char,
     len: size_t,
@@ -136,23 +136,23 @@ pub unsafe extern "C" fn mq_send(
 }
 
 /// Makes the call that does not wait; if that says `wait`, the one that does.
-fn take<T: Copy + Into<i64>>(
+fn take<T: Copy + Interrupted + Into<i64>>(
     wait: c_int,
     try_call: impl FnOnce() -> T,
-    call: impl FnOnce() -> T,
+    call: impl Fn() -> T,
 ) -> T {
     let before = errno::get();
     let result = try_call();
     if result.into() == -1 && errno::get() == wait {
         errno::set(before);
-        return hand_off(Call::Waits, call);
+        return hand_off_again(call);
     }
     result
 }
 
 /// msgrcv(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn msgrcv(
+pub unsafe extern "C-unwind" fn msgrcv(
     queue: c_int,
     message: *mut c_void,
     len: size_t,
@@ -169,7 +169,7 @@ pub unsafe extern "C" fn msgrcv(
 
 /// msgsnd(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn msgsnd(
+pub unsafe extern "C-unwind" fn msgsnd(
     queue: c_int,
     message: *const c_void,
     len: size_t,
@@ -198,7 +198,7 @@ unsafe fn operate(
         return call(operations);
     }
     if count == 0 || count > FEW || operations.is_null() {
-        return hand_off(Call::Waits, || call(operations));
+        return hand_off_again(|| call(operations));
     }
     let mut tries = [sembuf { sem_num: 0, sem_op: 0, sem_flg: 0 }; FEW];
     // SAFETY: by contract.
@@ -209,14 +209,14 @@ unsafe fn operate(
 
 /// semop(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn semop(set: c_int, operations: *mut sembuf, count: size_t) -> c_int {
+pub unsafe extern "C-unwind" fn semop(set: c_int, operations: *mut sembuf, count: size_t) -> c_int {
     // SAFETY: the caller's arguments for the same function, or with a copy of the operations.
     unsafe { operate(operations, count, |operations| next::semop(set, operations, count)) }
 }
 
 /// semtimedop(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn semtimedop(
+pub unsafe extern "C-unwind" fn semtimedop(
     set: c_int,
     operations: *mut sembuf,
     count: size_t,

@@ -33,7 +33,8 @@ use sleave_runtime::wait::Deadline;
 
 use crate::handoff::{Call, hand_off};
 use crate::poll::lets_signals_in;
-use crate::{errno, kernel, next, time};
+use crate::signal::interruption;
+use crate::{cancel, errno, kernel, next, time};
 
 /// A set is made of these; on a little-endian machine as well as on a big-endian one.
 type Word = libc::c_ulong;
@@ -149,9 +150,16 @@ unsafe fn select_until(count: c_int, sets: Sets, deadline: Option<Deadline>) -> 
         asked.refill();
         Some(look()).filter(|&found| found != 0)
     };
-    match reactor::watch(&asked.interests(bits), deadline, again) {
+    if cancel::is_due() {
+        return cancel::CANCELLED;
+    }
+    match reactor::watch(&asked.interests(bits), deadline, || interruption(false), again) {
         Watched::Seen(found) => found,
         Watched::TimedOut => 0,
+        Watched::Interrupted(error) => {
+            asked.refill();
+            error
+        }
         Watched::Closed => {
             // An error leaves the sets alone.
             asked.refill();
@@ -172,7 +180,7 @@ fn deadline(timeout: Option<u64>) -> Option<Deadline> {
 
 /// select(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn select(
+pub unsafe extern "C-unwind" fn select(
     count: c_int,
     read: *mut fd_set,
     write: *mut fd_set,
@@ -211,7 +219,7 @@ fn length(time: &timeval) -> Option<u64> {
 
 /// pselect(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pselect(
+pub unsafe extern "C-unwind" fn pselect(
     count: c_int,
     read: *mut fd_set,
     write: *mut fd_set,
@@ -239,7 +247,7 @@ pub unsafe extern "C" fn pselect(
 
 /// `select`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __select(
+pub unsafe extern "C-unwind" fn __select(
     count: c_int,
     read: *mut fd_set,
     write: *mut fd_set,

@@ -143,7 +143,7 @@ unsafe fn accept_one(
 
 /// accept4(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn accept4(
+pub unsafe extern "C-unwind" fn accept4(
     fd: c_int,
     name: *mut sockaddr,
     name_len: *mut socklen_t,
@@ -165,7 +165,11 @@ pub unsafe extern "C" fn accept4(
 
 /// accept(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn accept(fd: c_int, name: *mut sockaddr, name_len: *mut socklen_t) -> c_int {
+pub unsafe extern "C-unwind" fn accept(
+    fd: c_int,
+    name: *mut sockaddr,
+    name_len: *mut socklen_t,
+) -> c_int {
     // SAFETY: accept(2) is accept4(2) without flags; the caller's arguments.
     unsafe { accept4(fd, name, name_len, 0) }
 }
@@ -262,7 +266,7 @@ unsafe fn connect_one(mut d: Descriptor, name: *const sockaddr, len: socklen_t) 
 
 /// connect(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn connect(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
+pub unsafe extern "C-unwind" fn connect(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel.
     unsafe {
         if !interpose::active() {
@@ -274,14 +278,18 @@ pub unsafe extern "C" fn connect(fd: c_int, name: *const sockaddr, len: socklen_
 
 /// `connect`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __connect(fd: c_int, name: *const sockaddr, len: socklen_t) -> c_int {
+pub unsafe extern "C-unwind" fn __connect(
+    fd: c_int,
+    name: *const sockaddr,
+    len: socklen_t,
+) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { connect(fd, name, len) }
 }
 
 /// shutdown(2): the kernel wakes who waits, by an event like any other.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
+pub unsafe extern "C-unwind" fn shutdown(fd: c_int, how: c_int) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { next::shutdown(fd, how) }
 }
@@ -316,7 +324,7 @@ unsafe fn option_set(fd: c_int, level: c_int, option: c_int, value: *const c_voi
 
 /// setsockopt(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn setsockopt(
+pub unsafe extern "C-unwind" fn setsockopt(
     fd: c_int,
     level: c_int,
     option: c_int,
@@ -335,7 +343,7 @@ pub unsafe extern "C" fn setsockopt(
 
 /// getsockopt(2): every option is set in the kernel, so the kernel knows it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn getsockopt(
+pub unsafe extern "C-unwind" fn getsockopt(
     fd: c_int,
     level: c_int,
     option: c_int,

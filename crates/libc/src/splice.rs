@@ -243,7 +243,7 @@ unsafe fn send_file(to: c_int, from: c_int, offset: *mut off64_t, len: usize) ->
 
 /// sendfile(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendfile(
+pub unsafe extern "C-unwind" fn sendfile(
     to: c_int,
     from: c_int,
     offset: *mut off_t,
@@ -260,7 +260,7 @@ pub unsafe extern "C" fn sendfile(
 
 /// `sendfile` as glibc's headers name it with 64-bit file offsets.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sendfile64(
+pub unsafe extern "C-unwind" fn sendfile64(
     to: c_int,
     from: c_int,
     offset: *mut off64_t,
@@ -272,7 +272,7 @@ pub unsafe extern "C" fn sendfile64(
 
 /// splice(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn splice(
+pub unsafe extern "C-unwind" fn splice(
     from: c_int,
     from_offset: *mut off64_t,
     to: c_int,
@@ -304,7 +304,7 @@ const ALL_FLAGS: c_uint =
 
 /// tee(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn tee(from: c_int, to: c_int, len: size_t, flags: c_uint) -> ssize_t {
+pub unsafe extern "C-unwind" fn tee(from: c_int, to: c_int, len: size_t, flags: c_uint) -> ssize_t {
     if !interpose::active() {
         // SAFETY: the caller's arguments for the same function.
         return unsafe { next::tee(from, to, len, flags) };
@@ -348,7 +348,7 @@ unsafe fn splice_memory(fd: c_int, parts: *const iovec, count: usize, flags: c_u
 
 /// vmsplice(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn vmsplice(
+pub unsafe extern "C-unwind" fn vmsplice(
     fd: c_int,
     parts: *const iovec,
     count: size_t,

@@ -55,21 +55,21 @@ unsafe fn number(stream: *mut FILE) -> c_int {
 
 /// fclose(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn fclose(stream: *mut FILE) -> c_int {
+pub unsafe extern "C-unwind" fn fclose(stream: *mut FILE) -> c_int {
     // SAFETY: the caller's argument for the same function.
     unsafe { closing(number(stream), || next::fclose(stream)) }
 }
 
 /// `fclose`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn _IO_fclose(stream: *mut FILE) -> c_int {
+pub unsafe extern "C-unwind" fn _IO_fclose(stream: *mut FILE) -> c_int {
     // SAFETY: the caller's argument for the same function.
     unsafe { fclose(stream) }
 }
 
 /// pclose(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pclose(stream: *mut FILE) -> c_int {
+pub unsafe extern "C-unwind" fn pclose(stream: *mut FILE) -> c_int {
     // SAFETY: the caller's argument for the same function.
     let call = || unsafe { next::pclose(stream) };
     // SAFETY: the caller's stream.
@@ -80,7 +80,7 @@ pub unsafe extern "C" fn pclose(stream: *mut FILE) -> c_int {
 
 /// freopen(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn freopen(
+pub unsafe extern "C-unwind" fn freopen(
     path: *const c_char,
     mode: *const c_char,
     stream: *mut FILE,
@@ -91,7 +91,7 @@ pub unsafe extern "C" fn freopen(
 
 /// `freopen` as glibc's headers name it with 64-bit file offsets.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn freopen64(
+pub unsafe extern "C-unwind" fn freopen64(
     path: *const c_char,
     mode: *const c_char,
     stream: *mut FILE,
@@ -102,7 +102,7 @@ pub unsafe extern "C" fn freopen64(
 
 /// closedir(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn closedir(directory: *mut DIR) -> c_int {
+pub unsafe extern "C-unwind" fn closedir(directory: *mut DIR) -> c_int {
     // SAFETY: the caller's argument, for dirfd(3) and for the same function; a null pointer is its
     // EINVAL.
     unsafe {
@@ -113,7 +113,7 @@ pub unsafe extern "C" fn closedir(directory: *mut DIR) -> c_int {
 
 /// mq_close(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mq_close(queue: mqd_t) -> c_int {
+pub unsafe extern "C-unwind" fn mq_close(queue: mqd_t) -> c_int {
     // SAFETY: the caller's argument for the same function.
     closing(queue, || unsafe { next::mq_close(queue) })
 }

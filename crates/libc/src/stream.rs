@@ -285,7 +285,7 @@ unsafe fn write_buffer(d: Descriptor, buffer: *const c_void, len: usize) -> isiz
 
 /// read(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn read(fd: c_int, buffer: *mut c_void, len: size_t) -> ssize_t {
+pub unsafe extern "C-unwind" fn read(fd: c_int, buffer: *mut c_void, len: size_t) -> ssize_t {
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel.
     unsafe {
         if !interpose::active() {
@@ -297,7 +297,7 @@ pub unsafe extern "C" fn read(fd: c_int, buffer: *mut c_void, len: size_t) -> ss
 
 /// readv(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel.
     unsafe {
         if !interpose::active() {
@@ -309,7 +309,7 @@ pub unsafe extern "C" fn readv(fd: c_int, parts: *const iovec, count: c_int) -> 
 
 /// write(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn write(fd: c_int, buffer: *const c_void, len: size_t) -> ssize_t {
+pub unsafe extern "C-unwind" fn write(fd: c_int, buffer: *const c_void, len: size_t) -> ssize_t {
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel.
     unsafe {
         if !interpose::active() {
@@ -321,7 +321,7 @@ pub unsafe extern "C" fn write(fd: c_int, buffer: *const c_void, len: size_t) ->
 
 /// writev(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
+pub unsafe extern "C-unwind" fn writev(fd: c_int, parts: *const iovec, count: c_int) -> ssize_t {
     // SAFETY: the caller's arguments, for the same function or the same call of the kernel.
     unsafe {
         if !interpose::active() {
@@ -333,14 +333,14 @@ pub unsafe extern "C" fn writev(fd: c_int, parts: *const iovec, count: c_int) ->
 
 /// `read`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __read(fd: c_int, buffer: *mut c_void, len: size_t) -> ssize_t {
+pub unsafe extern "C-unwind" fn __read(fd: c_int, buffer: *mut c_void, len: size_t) -> ssize_t {
     // SAFETY: the caller's arguments for the same function.
     unsafe { read(fd, buffer, len) }
 }
 
 /// `write`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __write(fd: c_int, buffer: *const c_void, len: size_t) -> ssize_t {
+pub unsafe extern "C-unwind" fn __write(fd: c_int, buffer: *const c_void, len: size_t) -> ssize_t {
     // SAFETY: the caller's arguments for the same function.
     unsafe { write(fd, buffer, len) }
 }
@@ -348,7 +348,7 @@ pub unsafe extern "C" fn __write(fd: c_int, buffer: *const c_void, len: size_t) 
 /// preadv2(2): at the offset -1 it is `readv`. At any other what has readiness refuses it, and files
 /// have none; with flags it is the kernel's.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn preadv2(
+pub unsafe extern "C-unwind" fn preadv2(
     fd: c_int,
     parts: *const iovec,
     count: c_int,
@@ -366,7 +366,7 @@ pub unsafe extern "C" fn preadv2(
 
 /// pwritev2(2): see `preadv2`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pwritev2(
+pub unsafe extern "C-unwind" fn pwritev2(
     fd: c_int,
     parts: *const iovec,
     count: c_int,
@@ -384,7 +384,7 @@ pub unsafe extern "C" fn pwritev2(
 
 /// `preadv2` as glibc's headers name it with 64-bit file offsets.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn preadv64v2(
+pub unsafe extern "C-unwind" fn preadv64v2(
     fd: c_int,
     parts: *const iovec,
     count: c_int,
@@ -397,7 +397,7 @@ pub unsafe extern "C" fn preadv64v2(
 
 /// `pwritev2` as glibc's headers name it with 64-bit file offsets.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pwritev64v2(
+pub unsafe extern "C-unwind" fn pwritev64v2(
     fd: c_int,
     parts: *const iovec,
     count: c_int,
@@ -410,7 +410,7 @@ pub unsafe extern "C" fn pwritev64v2(
 
 /// eventfd_read(3): glibc's own would read past the symbol.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn eventfd_read(fd: c_int, value: *mut u64) -> c_int {
+pub unsafe extern "C-unwind" fn eventfd_read(fd: c_int, value: *mut u64) -> c_int {
     // SAFETY: eventfd_read(3): a place for eight bytes.
     let n = unsafe { read(fd, value.cast(), size_of::<u64>()) };
     if n == size_of::<u64>() as ssize_t { 0 } else { -1 }
@@ -418,7 +418,7 @@ pub unsafe extern "C" fn eventfd_read(fd: c_int, value: *mut u64) -> c_int {
 
 /// eventfd_write(3): glibc's own would write past the symbol.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn eventfd_write(fd: c_int, value: u64) -> c_int {
+pub unsafe extern "C-unwind" fn eventfd_write(fd: c_int, value: u64) -> c_int {
     // SAFETY: write(2) of eight bytes of ours.
     let n = unsafe { write(fd, (&raw const value).cast(), size_of::<u64>()) };
     if n == size_of::<u64>() as ssize_t { 0 } else { -1 }
@@ -426,7 +426,7 @@ pub unsafe extern "C" fn eventfd_write(fd: c_int, value: u64) -> c_int {
 
 /// `read` under `_FORTIFY_SOURCE`: the C library aborts if `len` exceeds the buffer's size.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __read_chk(
+pub unsafe extern "C-unwind" fn __read_chk(
     fd: c_int,
     buffer: *mut c_void,
     len: size_t,

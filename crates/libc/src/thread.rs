@@ -20,11 +20,11 @@ use sleave_runtime::{identity, interpose, scheduler};
 
 use crate::handoff::{Call, hand_off};
 use crate::pthread::thrd;
-use crate::{next, time};
+use crate::{cancel, next, time};
 
 /// sched_yield(2): the other fibers of this processor have their turn.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sched_yield() -> c_int {
+pub unsafe extern "C-unwind" fn sched_yield() -> c_int {
     if !interpose::active() {
         // SAFETY: no arguments.
         return unsafe { next::sched_yield() };
@@ -35,14 +35,14 @@ pub unsafe extern "C" fn sched_yield() -> c_int {
 
 /// thrd_yield(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn thrd_yield() {
+pub unsafe extern "C-unwind" fn thrd_yield() {
     // SAFETY: no arguments.
     unsafe { sched_yield() };
 }
 
 /// `sched_yield`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __sched_yield() -> c_int {
+pub unsafe extern "C-unwind" fn __sched_yield() -> c_int {
     // SAFETY: no arguments.
     unsafe { sched_yield() }
 }
@@ -61,6 +61,7 @@ unsafe fn join(green: &Green, result: *mut *mut c_void, deadline: Deadline, late
             0
         }
         Err(Refusal::TimedOut) => late,
+        Err(Refusal::Cancelled) => cancel::act(),
         Err(refusal) => code(refusal),
     }
 }
@@ -71,6 +72,7 @@ fn code(refusal: Refusal) -> c_int {
         Refusal::NotJoinable => libc::EINVAL,
         Refusal::Deadlock => libc::EDEADLK,
         Refusal::TimedOut => libc::ETIMEDOUT,
+        Refusal::Cancelled => libc::EINTR,
     }
 }
 
@@ -81,7 +83,7 @@ fn not_green(thread: pthread_t) -> c_int {
 
 /// pthread_join(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_join(thread: pthread_t, result: *mut *mut c_void) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_join(thread: pthread_t, result: *mut *mut c_void) -> c_int {
     match green::find(thread as usize) {
         // SAFETY: the caller's place.
         Found::Green(green) => unsafe { join(&green, result, Deadline::NEVER, 0) },
@@ -101,7 +103,10 @@ pub unsafe extern "C" fn pthread_join(thread: pthread_t, result: *mut *mut c_voi
 
 /// pthread_tryjoin_np(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_tryjoin_np(thread: pthread_t, result: *mut *mut c_void) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_tryjoin_np(
+    thread: pthread_t,
+    result: *mut *mut c_void,
+) -> c_int {
     match green::find(thread as usize) {
         // As glibc: whether it could be joined is asked when it has ended.
         Found::Green(green) if !green.is_ended() => libc::EBUSY,
@@ -115,7 +120,7 @@ pub unsafe extern "C" fn pthread_tryjoin_np(thread: pthread_t, result: *mut *mut
 
 /// pthread_timedjoin_np(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_timedjoin_np(
+pub unsafe extern "C-unwind" fn pthread_timedjoin_np(
     thread: pthread_t,
     result: *mut *mut c_void,
     at: *const timespec,
@@ -126,7 +131,7 @@ pub unsafe extern "C" fn pthread_timedjoin_np(
 
 /// pthread_clockjoin_np(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_clockjoin_np(
+pub unsafe extern "C-unwind" fn pthread_clockjoin_np(
     thread: pthread_t,
     result: *mut *mut c_void,
     clock: clockid_t,
@@ -184,7 +189,7 @@ unsafe fn join_until(
 
 /// thrd_join of C11
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn thrd_join(thread: pthread_t, result: *mut c_int) -> c_int {
+pub unsafe extern "C-unwind" fn thrd_join(thread: pthread_t, result: *mut c_int) -> c_int {
     let mut value = std::ptr::null_mut();
     // SAFETY: thrd_join is pthread_join with a number.
     let joined = unsafe { pthread_join(thread, &raw mut value) };
@@ -197,7 +202,7 @@ pub unsafe extern "C" fn thrd_join(thread: pthread_t, result: *mut c_int) -> c_i
 
 /// pthread_detach(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_detach(thread: pthread_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_detach(thread: pthread_t) -> c_int {
     match green::find(thread as usize) {
         Found::Green(green) => green.detach().map_or_else(code, |()| 0),
         Found::Fiber => libc::ESRCH,
@@ -208,7 +213,7 @@ pub unsafe extern "C" fn pthread_detach(thread: pthread_t) -> c_int {
 
 /// thrd_detach of C11
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn thrd_detach(thread: pthread_t) -> c_int {
+pub unsafe extern "C-unwind" fn thrd_detach(thread: pthread_t) -> c_int {
     // SAFETY: thrd_detach is pthread_detach.
     thrd(unsafe { pthread_detach(thread) })
 }

@@ -5,20 +5,22 @@
 //! it ends, compared with its own clock again, so that a clock that was set back makes it sleep
 //! on, as in the kernel. (One that is set forward is noticed only at the end of the sleep.)
 //!
-//! A sleep of a fiber always ends at its time, never with `EINTR`, so the time left is never
-//! written. CPU-time clocks, alarm clocks (which may wake a suspended machine) and clock numbers
+//! A sleep ends before its time when a handler has run on its fiber (`EINTR`, and the time left), or its fiber is cancelled.
+//! CPU-time clocks, alarm clocks (which may wake a suspended machine) and clock numbers
 //! that do not exist pass to the C library. So does a null pointer, for its `EFAULT`; another bad
 //! pointer faults here, in user space.
 //!
 //! Sources: clock_nanosleep(2), nanosleep(2), sleep(3), usleep(3).
 
 use std::ffi::{c_int, c_uint};
+use std::ptr::null_mut;
 
 use libc::{clockid_t, timespec, useconds_t};
 use sleave_runtime::interpose;
-use sleave_runtime::wait::{Deadline, sleep_until};
+use sleave_runtime::wait::{Deadline, sleep as sleep_once};
 
-use crate::{errno, next};
+use crate::signal::interruption;
+use crate::{cancel, errno, next};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -79,12 +81,34 @@ pub(crate) fn passed(clock: clockid_t, at: u64) -> bool {
     now(clock) >= at
 }
 
-/// Sleeps until `clock` shows `at`.
-fn sleep_on(clock: clockid_t, at: u64) {
+/// Sleeps until `deadline`; 0, or an error of the kernel's form if the caller is interrupted before, with what is then left put
+/// into `left`, if that is not null.
+///
+/// # Safety
+/// `left` is null or writable.
+unsafe fn sleep_until(deadline: Deadline, left: *mut timespec) -> isize {
+    if cancel::is_due() {
+        return cancel::CANCELLED;
+    }
+    while !sleep_once(deadline) {
+        if let Some(error) = interruption(false) {
+            if !left.is_null() {
+                // SAFETY: by contract.
+                unsafe { left.write(timespec(self::left(deadline).unwrap_or(u64::MAX))) };
+            }
+            return error;
+        }
+    }
+    0
+}
+
+/// Sleeps until `clock` shows `at`; answers as [`sleep_until`].
+fn sleep_on(clock: clockid_t, at: u64) -> isize {
     loop {
-        sleep_until(deadline_on(clock, at));
-        if clock == libc::CLOCK_MONOTONIC || passed(clock, at) {
-            return;
+        // SAFETY: nobody asks what is left.
+        let slept = unsafe { sleep_until(deadline_on(clock, at), null_mut()) };
+        if slept != 0 || clock == libc::CLOCK_MONOTONIC || passed(clock, at) {
+            return slept;
         }
     }
 }
@@ -97,7 +121,7 @@ fn is_ours(clock: clockid_t) -> bool {
 
 /// clock_nanosleep(2): answers an error number and leaves `errno` alone.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn clock_nanosleep(
+pub unsafe extern "C-unwind" fn clock_nanosleep(
     clock: clockid_t,
     flags: c_int,
     time: *const timespec,
@@ -111,19 +135,23 @@ pub unsafe extern "C" fn clock_nanosleep(
     let Some(value) = nanoseconds(unsafe { &*time }) else {
         return libc::EINVAL;
     };
-    if flags & libc::TIMER_ABSTIME != 0 {
-        sleep_on(clock, value);
+    let slept = if flags & libc::TIMER_ABSTIME != 0 {
+        sleep_on(clock, value)
     } else {
         // A relative sleep passes on the monotonic clock whatever clock was named: setting the
         // time of day does not change its length.
-        sleep_until(Deadline::after(value));
+        // SAFETY: the caller's place for what is left.
+        unsafe { sleep_until(Deadline::after(value), left) }
+    };
+    if slept == cancel::CANCELLED {
+        cancel::act();
     }
-    0
+    -slept as c_int
 }
 
 /// nanosleep(2)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn nanosleep(time: *const timespec, left: *mut timespec) -> c_int {
+pub unsafe extern "C-unwind" fn nanosleep(time: *const timespec, left: *mut timespec) -> c_int {
     if !interpose::active() || time.is_null() {
         // SAFETY: the caller's arguments for the same function.
         return unsafe { next::nanosleep(time, left) };
@@ -132,20 +160,20 @@ pub unsafe extern "C" fn nanosleep(time: *const timespec, left: *mut timespec) -
     let Some(value) = nanoseconds(unsafe { &*time }) else {
         return errno::finish_int(errno::error(libc::EINVAL));
     };
-    sleep_until(Deadline::after(value));
-    0
+    // SAFETY: the caller's place for what is left.
+    errno::finish_int(unsafe { sleep_until(Deadline::after(value), left) })
 }
 
 /// `nanosleep`, as old programs call it.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn __nanosleep(time: *const timespec, left: *mut timespec) -> c_int {
+pub unsafe extern "C-unwind" fn __nanosleep(time: *const timespec, left: *mut timespec) -> c_int {
     // SAFETY: the caller's arguments for the same function.
     unsafe { nanosleep(time, left) }
 }
 
 /// thrd_sleep(3): 0, or -2 for a time that is none. (-1 would be a signal.)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn thrd_sleep(time: *const timespec, left: *mut timespec) -> c_int {
+pub unsafe extern "C-unwind" fn thrd_sleep(time: *const timespec, left: *mut timespec) -> c_int {
     // SAFETY: the caller's arguments for a function that takes the same.
     match unsafe { clock_nanosleep(libc::CLOCK_REALTIME, 0, time, left) } {
         0 => 0,
@@ -156,24 +184,31 @@ pub unsafe extern "C" fn thrd_sleep(time: *const timespec, left: *mut timespec) 
 
 /// sleep(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sleep(seconds: c_uint) -> c_uint {
+pub unsafe extern "C-unwind" fn sleep(seconds: c_uint) -> c_uint {
     if !interpose::active() {
         // SAFETY: the caller's argument for the same function.
         return unsafe { next::sleep(seconds) };
     }
-    sleep_until(Deadline::after(u64::from(seconds) * SECOND));
-    0
+    let mut left = timespec(0);
+    // SAFETY: a place of our own.
+    match unsafe { sleep_until(Deadline::after(u64::from(seconds) * SECOND), &mut left) } {
+        0 => 0,
+        cancel::CANCELLED => cancel::act(),
+        // As the kernel's alarm did: more than a half is a second.
+        _ => (left.tv_sec + i64::from(left.tv_nsec >= 500_000_000)) as c_uint,
+    }
 }
 
 /// usleep(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn usleep(microseconds: useconds_t) -> c_int {
+pub unsafe extern "C-unwind" fn usleep(microseconds: useconds_t) -> c_int {
     if !interpose::active() {
         // SAFETY: the caller's argument for the same function.
         return unsafe { next::usleep(microseconds) };
     }
-    sleep_until(Deadline::after(u64::from(microseconds) * 1000));
-    0
+    let deadline = Deadline::after(u64::from(microseconds) * 1000);
+    // SAFETY: nobody asks what is left.
+    errno::finish_int(unsafe { sleep_until(deadline, null_mut()) })
 }
 
 #[cfg(test)]

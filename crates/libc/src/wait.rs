@@ -20,6 +20,8 @@
 use sleave_runtime::reactor::{self, Direction, Readiness};
 use sleave_runtime::wait::{Deadline, default_deadline};
 
+use crate::cancel;
+use crate::signal::interruption;
 use crate::table::{Descriptor, ENDLESS, Kind, NEVER, Side, State};
 use crate::{errno, kernel};
 
@@ -107,9 +109,17 @@ impl Wait {
         if self.is_over() {
             return Next::Block;
         }
+        if cancel::is_due() {
+            return Next::Fail(cancel::CANCELLED);
+        }
         let deadline = self.deadline();
         match reactor::wait(self.descriptor.fd, self.direction, deadline) {
-            Readiness::Ready | Readiness::Interrupted => Next::Retry,
+            Readiness::Ready => Next::Retry,
+            // A socket's own timeout makes its calls ones that do not go on (signal(7)).
+            Readiness::Interrupted => match interruption(deadline == Deadline::NEVER) {
+                None => Next::Retry,
+                Some(error) => Next::Fail(error),
+            },
             Readiness::TimedOut => Next::Fail(errno::AGAIN),
             Readiness::Closed => Next::Fail(errno::error(libc::EBADF)),
             Readiness::Unpollable => Next::Block,

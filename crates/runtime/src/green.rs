@@ -20,11 +20,11 @@
 //!
 //! Sources: pthread_create(3), pthread_join(3), pthread_detach(3), pthread_exit(3).
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::io;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use sleave_context::lock::Lock;
 
@@ -33,6 +33,7 @@ use crate::fiber::{
 };
 use crate::runtime::{CoreRef, here, setting};
 use crate::scheduler::{self, Core};
+use crate::signal;
 use crate::spawn::Builder;
 use crate::wait::Deadline;
 
@@ -42,6 +43,13 @@ const LEFT: u32 = 1;
 const RELEASED: u32 = 2;
 /// It was detached, which is one way to be released.
 const DETACHED: u32 = 4;
+
+/// It has been asked to end.
+pub const CANCEL_REQUESTED: u32 = 1;
+/// It does not want to be.
+pub const CANCEL_DISABLED: u32 = 2;
+/// It may be ended anywhere, not at cancellation points only.
+pub const CANCEL_ASYNCHRONOUS: u32 = 4;
 
 /// Bytes of a thread's name with its NUL: the kernel's `TASK_COMM_LEN`.
 pub const NAME: usize = 16;
@@ -53,6 +61,8 @@ pub struct Green {
     state: AtomicU32,
     /// The id of whoever joins it; 0 if nobody does.
     joiner: AtomicUsize,
+    /// `CANCEL_` bits.
+    cancel: AtomicU32,
     result: AtomicPtr<c_void>,
     /// Bytes of stack that were asked for; 0 if none were.
     wish: usize,
@@ -97,6 +107,8 @@ pub enum Refusal {
     Deadlock,
     /// It has not ended in time: `ETIMEDOUT`, or `EBUSY` if there was none.
     TimedOut,
+    /// The caller has been cancelled.
+    Cancelled,
 }
 
 /// Bytes of a page.
@@ -156,6 +168,7 @@ where
         task: task.task().clone(),
         state: AtomicU32::new(if attributes.detached { RELEASED | DETACHED } else { 0 }),
         joiner: AtomicUsize::new(0),
+        cancel: AtomicU32::new(0),
         result: AtomicPtr::new(null_mut()),
         wish: match attributes.stack {
             Stack::Usable(bytes) => bytes,
@@ -171,6 +184,7 @@ where
         scheduler::begin(slot, runner.into_raw());
         slot.as_ref()
     };
+    control.signals.begin(signal::mask().unwrap_or_else(crate::kernel::signal_mask));
     // Relaxed: whoever creates is one of them.
     LIVING.fetch_add(1, Ordering::Relaxed);
     let id = control.thread_pointer;
@@ -238,6 +252,41 @@ pub fn own() -> Option<Arc<Green>> {
     current().and_then(|control| unsafe { of(control.as_ref()) })
 }
 
+/// The calling green thread, for as long as it calls.
+fn myself<'a>() -> Option<&'a Green> {
+    // SAFETY: the caller's own control block, whose `Green` is there until it has ended. Acquire: with `create`.
+    unsafe { current()?.as_ref().green.load(Ordering::Acquire).as_ref() }
+}
+
+/// The `CANCEL_` bits of the calling green thread; `None` if it is none.
+pub fn cancellation() -> Option<u32> {
+    // Acquire: with `cancel`.
+    myself().map(|green| green.cancel.load(Ordering::Acquire))
+}
+
+fn is_cancelled() -> bool {
+    cancellation()
+        .is_some_and(|bits| bits & (CANCEL_REQUESTED | CANCEL_DISABLED) == CANCEL_REQUESTED)
+}
+
+/// Clears and sets `CANCEL_` bits of the calling green thread.
+pub fn change_cancellation(clear: u32, set: u32) {
+    if let Some(green) = myself() {
+        // Relaxed: the bits are all there is.
+        green.cancel.fetch_and(!clear, Ordering::Relaxed);
+        green.cancel.fetch_or(set, Ordering::Relaxed);
+    }
+}
+
+/// Asks the green thread with this id to end, and says what the id means.
+pub fn cancel(id: usize) -> Life {
+    with(id, |green| {
+        // Release: it sees what was done before.
+        green.cancel.fetch_or(CANCEL_REQUESTED, Ordering::Release);
+        signal::tell(green.task.core(), green.control);
+    })
+}
+
 /// Whether the caller is a fiber of any kind.
 pub fn is_fiber() -> bool {
     in_fiber()
@@ -294,6 +343,11 @@ pub enum Life {
 
 /// As [`find`], for signal handlers: nothing is waited for, nothing freed.
 pub fn life(id: usize) -> Life {
+    with(id, |_| ())
+}
+
+/// Calls `f` if there is a green thread with this id that has not ended, and says what the id means.
+fn with(id: usize, f: impl FnOnce(&Green)) -> Life {
     /// How often the lock is tried: it is held for a few instructions.
     const TRIES: usize = 1000;
     let Some(space) = known_space() else { return Life::Foreign };
@@ -301,21 +355,32 @@ pub fn life(id: usize) -> Life {
         return Life::Foreign;
     }
     let Some(control) = space.control_at(id) else { return Life::Nobody };
-    let Some(_covered) = (0..TRIES).find_map(|_| lock(id).try_lock()) else {
-        // The caller is a handler that has interrupted whoever holds the lock. Relaxed: whether it is null is all.
-        let there = !control.green.load(Ordering::Relaxed).is_null();
-        return if there { Life::Runs } else { Life::Nobody };
-    };
+    // If it cannot be had, the caller is a handler that has interrupted whoever holds it, who goes on only afterwards: it is
+    // as good as held.
+    let _covered = (0..TRIES).find_map(|_| lock(id).try_lock());
     // Acquire pairs with `create`.
     let green = control.green.load(Ordering::Acquire);
     // SAFETY: null, or what the control block refers to, which stays while the lock is held.
     match unsafe { green.as_ref() } {
         Some(green) if !green.is_over() => match green.is_ended() {
             true => Life::Ended,
-            false => Life::Runs,
+            false => {
+                f(green);
+                Life::Runs
+            }
         },
         _ => Life::Nobody,
     }
+}
+
+/// Sends `signal` to the green thread with this id, and says what the id means. Async-signal-safe.
+pub fn send(id: usize, signal: c_int) -> Life {
+    with(id, |green| signal::send(green.task.core(), green.control, signal))
+}
+
+/// Tells the green thread with this id to look at what is wanted of it. Async-signal-safe.
+pub fn tell(id: usize) -> Life {
+    with(id, |green| signal::tell(green.task.core(), green.control))
 }
 
 impl Green {
@@ -406,10 +471,10 @@ impl Green {
             self.joiner.store(0, Ordering::SeqCst);
             return Err(Refusal::Deadlock);
         }
-        if !self.task.wait_until(deadline) {
+        if !self.task.wait_until(deadline, is_cancelled) {
             // Relaxed: who may join is decided by the exchange.
             self.joiner.store(0, Ordering::Relaxed);
-            return Err(Refusal::TimedOut);
+            return Err(if is_cancelled() { Refusal::Cancelled } else { Refusal::TimedOut });
         }
         let result = self.result();
         self.release(0);
@@ -473,9 +538,20 @@ pub fn exist() -> bool {
     LIVING.load(Ordering::Relaxed) > 1
 }
 
+/// Whether `main` has called `pthread_exit`.
+pub(crate) fn is_main_gone() -> bool {
+    // Relaxed: see `main_ends`.
+    MAIN_IS_GONE.load(Ordering::Relaxed)
+}
+
+static MAIN_IS_GONE: AtomicBool = AtomicBool::new(false);
+
 /// Counts `main` out, which has called `pthread_exit` and run its destructors. If there is no other thread the
 /// process ends, and this does not return.
 pub fn main_ends() {
+    // Relaxed: workers look at it before they sleep.
+    MAIN_IS_GONE.store(true, Ordering::Relaxed);
+    scheduler::kick_all();
     one_less();
 }
 

@@ -29,6 +29,12 @@ pub fn active() -> bool {
     current().is_some_and(|control| unsafe { control.as_ref() }.bypass.get() == 0)
 }
 
+/// Whether the caller is no fiber, or the runtime is at work on its stack.
+pub(crate) fn is_at_work() -> bool {
+    // SAFETY: the caller's own control block.
+    current().is_none_or(|control| unsafe { control.as_ref() }.bypass.get() & !OFF != 0)
+}
+
 /// Switches interposition on or off for the calling fiber, and says how it was.
 ///
 /// While it is off, the C library's calls that this fiber makes are libc's own: they block the

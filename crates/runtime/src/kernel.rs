@@ -203,11 +203,17 @@ pub(crate) fn epoll_ctl(
     unsafe { syscall!(Sysno::epoll_ctl, epoll, op, fd, &raw const event) }.map(drop)
 }
 
-/// Waits for events: not at all, or as long as it takes. A signal counts as no event.
-/// epoll_wait(2)
-pub(crate) fn epoll_wait(epoll: RawFd, buffer: &mut [libc::epoll_event], block: bool) -> usize {
+/// Waits for events: not at all, or as long as it takes, with the signals of `mask` blocked meanwhile. A signal counts as no
+/// event. epoll_pwait(2)
+pub(crate) fn epoll_wait(
+    epoll: RawFd,
+    buffer: &mut [libc::epoll_event],
+    block: bool,
+    mask: Option<&u64>,
+) -> usize {
     let timeout = if block { -1isize } else { 0 };
-    // SAFETY: epoll_pwait(2) writes at most `len` events into the buffer; the null mask leaves
+    let mask = mask.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: epoll_pwait(2) writes at most `len` events into the buffer, and reads eight bytes of a mask; a null one leaves
     // the signal mask alone. (epoll_wait itself does not exist on newer architectures.)
     let n = unsafe {
         syscall!(
@@ -216,7 +222,7 @@ pub(crate) fn epoll_wait(epoll: RawFd, buffer: &mut [libc::epoll_event], block: 
             buffer.as_mut_ptr(),
             buffer.len(),
             timeout,
-            0usize,
+            mask,
             8usize
         )
     };
@@ -253,8 +259,16 @@ pub(crate) fn sched_yield() {
 /// poll(2) that looks and returns; the count of ready entries or the error.
 pub(crate) fn poll_now(fds: &mut [libc::pollfd]) -> Result<usize, Errno> {
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: ppoll(2) reads and writes the slice; it may update the timespec, which is ours.
-    unsafe { syscall!(Sysno::ppoll, fds.as_mut_ptr(), fds.len(), &raw const zero, 0usize, 8usize) }
+    loop {
+        // SAFETY: ppoll(2) reads and writes the slice; it may update the timespec, which is ours.
+        let answer = unsafe {
+            syscall!(Sysno::ppoll, fds.as_mut_ptr(), fds.len(), &raw const zero, 0usize, 8usize)
+        };
+        // Even a look that does not wait is ended by a signal, if it finds nothing.
+        if answer != Err(Errno::EINTR) {
+            return answer;
+        }
+    }
 }
 
 /// poll(2): blocks the calling OS thread until something is ready or `deadline` (nanoseconds) passes; a signal
@@ -275,6 +289,12 @@ pub(crate) fn poll(fds: &mut [libc::pollfd], deadline: Option<u64>) -> Result<us
 pub(crate) fn gettid() -> u32 {
     // SAFETY: gettid(2) has no arguments and cannot fail.
     unsafe { syscall!(Sysno::gettid) }.unwrap_or(0) as u32
+}
+
+/// Sends `signal` to the OS thread `thread` of this process, if it is there. tgkill(2)
+pub(crate) fn send_signal(thread: u32, signal: i32) {
+    // SAFETY: tgkill(2) takes numbers. A thread that has ended, whose number nobody has got since, is an error.
+    let _ = unsafe { syscall!(Sysno::tgkill, getpid(), thread, signal) };
 }
 
 /// Blocks exactly the signals of `mask` in the calling OS thread. rt_sigprocmask(2)

@@ -12,6 +12,7 @@
 //! | [`reactor`] | waiting for descriptors |
 //! | [`scheduler`] | processors, workers, who runs when |
 //! | `runtime`, `spawn`, `scope`, `timer`, [`pool`] | what a program calls |
+//! | [`signal`] | what a fiber blocks, and what it has been sent |
 //! | [`green`] | fibers that a C program knows by a `pthread_t` |
 //! | [`interpose`], [`mod@blocking`] | what the interposed C library asks, and how it hands off what blocks |
 //! | `trace` | a line on standard error for everything that happens to a fiber; a feature |
@@ -29,6 +30,7 @@ pub mod interpose;
 pub mod pool;
 pub mod reactor;
 pub mod scheduler;
+pub mod signal;
 pub mod wait;
 
 mod fiber;

@@ -96,7 +96,7 @@ impl Barrier {
 
 /// pthread_barrier_wait(3p)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_barrier_wait(barrier: *mut pthread_barrier_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_barrier_wait(barrier: *mut pthread_barrier_t) -> c_int {
     // SAFETY: the caller's barrier.
     match unsafe { ours(barrier) } {
         Some((barrier, count)) => barrier.wait(count),
@@ -107,7 +107,7 @@ pub unsafe extern "C" fn pthread_barrier_wait(barrier: *mut pthread_barrier_t) -
 
 /// pthread_barrier_destroy(3p)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_barrier_destroy(barrier: *mut pthread_barrier_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_barrier_destroy(barrier: *mut pthread_barrier_t) -> c_int {
     // SAFETY: the caller's barrier.
     match unsafe { ours(barrier) } {
         Some((barrier, _)) => {

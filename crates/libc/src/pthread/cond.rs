@@ -49,7 +49,7 @@ use super::layout::{self, COND_MONOTONIC, COND_SHARED};
 use super::mutex::{self, Whose, pthread_mutex_lock, pthread_mutex_unlock};
 use super::tables::{self, Inside, Until};
 use super::thrd;
-use crate::next;
+use crate::{cancel, next};
 
 /// Bytes whose rules are known here.
 pub(super) const OURS: usize = size_of::<Queue>();
@@ -149,6 +149,7 @@ impl Queue {
     }
 
     unsafe fn wait(&self, mutex: *mut pthread_mutex_t, until: Option<&Until>) -> c_int {
+        cancel::point();
         self.inside.enter();
         // Relaxed: under the mutex, see the essay.
         let sequence = self.sequence.load(Ordering::Relaxed);
@@ -171,6 +172,8 @@ impl Queue {
         let code = unsafe { relock(mutex) };
         match waited {
             _ if code != 0 => code,
+            // With the mutex, as cleanup handlers expect.
+            Waited::Interrupted if cancel::is_due() => cancel::act(),
             Waited::TimedOut => libc::ETIMEDOUT,
             _ => 0,
         }
@@ -319,7 +322,7 @@ unsafe fn wait_until(
 
 /// pthread_cond_signal(3p)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_cond_signal(cond: *mut pthread_cond_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_cond_signal(cond: *mut pthread_cond_t) -> c_int {
     // SAFETY: the caller's condition.
     match unsafe { queue(cond) } {
         Whither::Ours(queue) => {
@@ -336,7 +339,7 @@ pub unsafe extern "C" fn pthread_cond_signal(cond: *mut pthread_cond_t) -> c_int
 
 /// pthread_cond_broadcast(3p)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_cond_broadcast(cond: *mut pthread_cond_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_cond_broadcast(cond: *mut pthread_cond_t) -> c_int {
     // SAFETY: the caller's condition.
     match unsafe { queue(cond) } {
         Whither::Ours(queue) => {
@@ -352,7 +355,7 @@ pub unsafe extern "C" fn pthread_cond_broadcast(cond: *mut pthread_cond_t) -> c_
 
 /// pthread_cond_destroy(3p): waits until all who were woken have left.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_cond_destroy(cond: *mut pthread_cond_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_cond_destroy(cond: *mut pthread_cond_t) -> c_int {
     // SAFETY: the caller's condition.
     match unsafe { queue(cond) } {
         Whither::Ours(queue) => {
@@ -387,21 +390,21 @@ pub unsafe extern "C-unwind" fn cnd_timedwait(
 
 /// `cnd_signal` of C11
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cnd_signal(cond: *mut pthread_cond_t) -> c_int {
+pub unsafe extern "C-unwind" fn cnd_signal(cond: *mut pthread_cond_t) -> c_int {
     // SAFETY: the caller's argument.
     thrd(unsafe { pthread_cond_signal(cond) })
 }
 
 /// `cnd_broadcast` of C11
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cnd_broadcast(cond: *mut pthread_cond_t) -> c_int {
+pub unsafe extern "C-unwind" fn cnd_broadcast(cond: *mut pthread_cond_t) -> c_int {
     // SAFETY: the caller's argument.
     thrd(unsafe { pthread_cond_broadcast(cond) })
 }
 
 /// `cnd_destroy` of C11
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cnd_destroy(cond: *mut pthread_cond_t) {
+pub unsafe extern "C-unwind" fn cnd_destroy(cond: *mut pthread_cond_t) {
     // SAFETY: the caller's argument.
     unsafe { pthread_cond_destroy(cond) };
 }

@@ -234,7 +234,7 @@ impl Mutex {
 
 /// pthread_mutex_lock(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_mutex_lock(mutex: *mut pthread_mutex_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_mutex_lock(mutex: *mut pthread_mutex_t) -> c_int {
     // SAFETY: the caller's mutex.
     match unsafe { whose(mutex) } {
         Whose::Ours(mutex, me) => mutex.lock(me, true, None),
@@ -246,7 +246,7 @@ pub unsafe extern "C" fn pthread_mutex_lock(mutex: *mut pthread_mutex_t) -> c_in
 
 /// pthread_mutex_trylock(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_mutex_trylock(mutex: *mut pthread_mutex_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_mutex_trylock(mutex: *mut pthread_mutex_t) -> c_int {
     // SAFETY: the caller's mutex.
     match unsafe { whose(mutex) } {
         Whose::Ours(mutex, me) => mutex.try_lock(me),
@@ -258,7 +258,7 @@ pub unsafe extern "C" fn pthread_mutex_trylock(mutex: *mut pthread_mutex_t) -> c
 
 /// pthread_mutex_timedlock(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_mutex_timedlock(
+pub unsafe extern "C-unwind" fn pthread_mutex_timedlock(
     mutex: *mut pthread_mutex_t,
     at: *const timespec,
 ) -> c_int {
@@ -276,7 +276,7 @@ pub unsafe extern "C" fn pthread_mutex_timedlock(
 
 /// pthread_mutex_clocklock(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_mutex_clocklock(
+pub unsafe extern "C-unwind" fn pthread_mutex_clocklock(
     mutex: *mut pthread_mutex_t,
     clock: clockid_t,
     at: *const timespec,
@@ -294,7 +294,7 @@ pub unsafe extern "C" fn pthread_mutex_clocklock(
 
 /// pthread_mutex_unlock(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_mutex_unlock(mutex: *mut pthread_mutex_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_mutex_unlock(mutex: *mut pthread_mutex_t) -> c_int {
     // SAFETY: the caller's mutex.
     match unsafe { whose(mutex) } {
         Whose::Ours(mutex, me) => mutex.unlock(me, true),
@@ -306,28 +306,31 @@ pub unsafe extern "C" fn pthread_mutex_unlock(mutex: *mut pthread_mutex_t) -> c_
 
 /// `mtx_lock` of C11: a `mtx_t` is a `pthread_mutex_t`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mtx_lock(mutex: *mut pthread_mutex_t) -> c_int {
+pub unsafe extern "C-unwind" fn mtx_lock(mutex: *mut pthread_mutex_t) -> c_int {
     // SAFETY: the caller's mutex.
     thrd(unsafe { pthread_mutex_lock(mutex) })
 }
 
 /// `mtx_trylock` of C11
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mtx_trylock(mutex: *mut pthread_mutex_t) -> c_int {
+pub unsafe extern "C-unwind" fn mtx_trylock(mutex: *mut pthread_mutex_t) -> c_int {
     // SAFETY: the caller's mutex.
     thrd(unsafe { pthread_mutex_trylock(mutex) })
 }
 
 /// `mtx_timedlock` of C11
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mtx_timedlock(mutex: *mut pthread_mutex_t, at: *const timespec) -> c_int {
+pub unsafe extern "C-unwind" fn mtx_timedlock(
+    mutex: *mut pthread_mutex_t,
+    at: *const timespec,
+) -> c_int {
     // SAFETY: the caller's mutex and time.
     thrd(unsafe { pthread_mutex_timedlock(mutex, at) })
 }
 
 /// `mtx_unlock` of C11
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mtx_unlock(mutex: *mut pthread_mutex_t) -> c_int {
+pub unsafe extern "C-unwind" fn mtx_unlock(mutex: *mut pthread_mutex_t) -> c_int {
     // SAFETY: the caller's mutex.
     thrd(unsafe { pthread_mutex_unlock(mutex) })
 }

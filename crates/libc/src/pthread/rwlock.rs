@@ -363,7 +363,7 @@ macro_rules! locks {
     ($method:ident: $plain:ident, $timed:ident, $clocked:ident) => {
         #[doc = concat!(stringify!($plain), "(3p)")]
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $plain(lock: *mut pthread_rwlock_t) -> c_int {
+        pub unsafe extern "C-unwind" fn $plain(lock: *mut pthread_rwlock_t) -> c_int {
             // SAFETY: the caller's lock, for the same function.
             unsafe {
                 match ours(lock) {
@@ -375,14 +375,17 @@ macro_rules! locks {
 
         #[doc = concat!(stringify!($timed), "(3p)")]
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $timed(lock: *mut pthread_rwlock_t, at: *const timespec) -> c_int {
+        pub unsafe extern "C-unwind" fn $timed(
+            lock: *mut pthread_rwlock_t,
+            at: *const timespec,
+        ) -> c_int {
             // SAFETY: the caller's lock and time.
             unsafe { $clocked(lock, libc::CLOCK_REALTIME, at) }
         }
 
         #[doc = concat!(stringify!($clocked), "(3p)")]
         #[unsafe(no_mangle)]
-        pub unsafe extern "C" fn $clocked(
+        pub unsafe extern "C-unwind" fn $clocked(
             lock: *mut pthread_rwlock_t,
             clock: clockid_t,
             at: *const timespec,
@@ -407,7 +410,7 @@ locks!(write: pthread_rwlock_wrlock, pthread_rwlock_timedwrlock, pthread_rwlock_
 
 /// pthread_rwlock_tryrdlock(3p)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_rwlock_tryrdlock(lock: *mut pthread_rwlock_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_rwlock_tryrdlock(lock: *mut pthread_rwlock_t) -> c_int {
     // SAFETY: the caller's lock.
     match unsafe { ours(lock) } {
         Some((lock, writers_first, _)) => lock.try_read(writers_first),
@@ -418,7 +421,7 @@ pub unsafe extern "C" fn pthread_rwlock_tryrdlock(lock: *mut pthread_rwlock_t) -
 
 /// pthread_rwlock_trywrlock(3p)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_rwlock_trywrlock(lock: *mut pthread_rwlock_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_rwlock_trywrlock(lock: *mut pthread_rwlock_t) -> c_int {
     // SAFETY: the caller's lock.
     match unsafe { ours(lock) } {
         Some((lock, _, me)) => lock.try_write(me),
@@ -429,7 +432,7 @@ pub unsafe extern "C" fn pthread_rwlock_trywrlock(lock: *mut pthread_rwlock_t) -
 
 /// pthread_rwlock_unlock(3p)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn pthread_rwlock_unlock(lock: *mut pthread_rwlock_t) -> c_int {
+pub unsafe extern "C-unwind" fn pthread_rwlock_unlock(lock: *mut pthread_rwlock_t) -> c_int {
     // SAFETY: the caller's lock.
     match unsafe { ours(lock) } {
         Some((lock, writers_first, _)) => lock.unlock(writers_first),

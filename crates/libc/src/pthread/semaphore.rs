@@ -26,7 +26,8 @@ use sleave_runtime::wait::futex::Waited;
 
 use super::layout;
 use super::tables::{self, Until};
-use crate::{errno, next};
+use crate::signal::interruption;
+use crate::{cancel, errno, next};
 
 /// Bytes whose rules are known here.
 pub(super) const OURS: usize = size_of::<Semaphore>();
@@ -104,14 +105,22 @@ impl Semaphore {
         if self.take(0) {
             return 0;
         }
+        if cancel::is_due() {
+            return cancel::CANCELLED;
+        }
         // Relaxed: the exchanges on this word are in one order: a later `post` sees the waiter, an
         // earlier one has left a count.
         self.0.fetch_add(WAITER, Ordering::Relaxed);
         while !self.take(WAITER) {
             // SAFETY: sem_wait(3): the semaphore outlives the call.
-            if unsafe { tables::wait(self.value(), 0, until) } == Waited::TimedOut {
+            let error = match unsafe { tables::wait(self.value(), 0, until) } {
+                Waited::TimedOut => Some(errno::error(libc::ETIMEDOUT)),
+                Waited::Interrupted => interruption(true),
+                Waited::Woken | Waited::Mismatch => None,
+            };
+            if let Some(error) = error {
                 self.0.fetch_sub(WAITER, Ordering::Relaxed);
-                return errno::error(libc::ETIMEDOUT);
+                return error;
             }
         }
         0
@@ -120,7 +129,7 @@ impl Semaphore {
 
 /// sem_post(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sem_post(semaphore: *mut sem_t) -> c_int {
+pub unsafe extern "C-unwind" fn sem_post(semaphore: *mut sem_t) -> c_int {
     // SAFETY: the caller's semaphore.
     match unsafe { ours(semaphore) } {
         Some(semaphore) => errno::finish_int(semaphore.post()),
@@ -143,7 +152,7 @@ unsafe fn a_fibers<'a>(semaphore: *mut sem_t) -> Option<&'a Semaphore> {
 
 /// sem_wait(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sem_wait(semaphore: *mut sem_t) -> c_int {
+pub unsafe extern "C-unwind" fn sem_wait(semaphore: *mut sem_t) -> c_int {
     // SAFETY: the caller's semaphore.
     match unsafe { a_fibers(semaphore) } {
         Some(semaphore) => errno::finish_int(semaphore.wait(None)),
@@ -154,7 +163,7 @@ pub unsafe extern "C" fn sem_wait(semaphore: *mut sem_t) -> c_int {
 
 /// sem_timedwait(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sem_timedwait(semaphore: *mut sem_t, at: *const timespec) -> c_int {
+pub unsafe extern "C-unwind" fn sem_timedwait(semaphore: *mut sem_t, at: *const timespec) -> c_int {
     // SAFETY: the caller's semaphore and time.
     unsafe {
         match a_fibers(semaphore) {
@@ -166,7 +175,7 @@ pub unsafe extern "C" fn sem_timedwait(semaphore: *mut sem_t, at: *const timespe
 
 /// sem_clockwait(3)
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn sem_clockwait(
+pub unsafe extern "C-unwind" fn sem_clockwait(
     semaphore: *mut sem_t,
     clock: clockid_t,
     at: *const timespec,

@@ -14,6 +14,7 @@ use super::{Header, Kind, Runnable};
 use crate::green::Green;
 use crate::identity::{thread_pointer, thread_pointer_in_register};
 use crate::scheduler::Processor;
+use crate::signal::Signals;
 use crate::trace::OfFiber;
 use crate::wait::interrupt::Attention;
 use crate::wait::{Timeouts, WaitWord};
@@ -34,6 +35,8 @@ pub(crate) struct Control {
     pub(crate) wait: WaitWord,
     /// By which cache of malloc's its identity was last entered, see `identity::switch`; 0 for none.
     pub(crate) cache: Cell<usize>,
+    /// Its signals.
+    pub(crate) signals: Signals,
     /// Something is wanted of it.
     pub(crate) attention: Attention,
     /// Not zero: the C library's calls pass through. The runtime is at work on this fiber's
@@ -67,6 +70,7 @@ impl Control {
             context: UnsafeCell::new(Context::empty()),
             wait: WaitWord::new(),
             cache: Cell::new(0),
+            signals: Signals::new(),
             attention: Attention::new(),
             bypass: Cell::new(1),
             timeouts: Cell::new(Timeouts::NONE),

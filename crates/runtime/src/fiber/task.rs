@@ -236,11 +236,11 @@ impl TaskRef {
 
     /// Waits for [`TaskRef::finish`], as a fiber or as an OS thread.
     pub(crate) fn wait(&self) {
-        self.wait_until(Deadline::NEVER);
+        self.wait_until(Deadline::NEVER, || false);
     }
 
-    /// As [`TaskRef::wait`], until `deadline` at most; whether it is done.
-    pub(crate) fn wait_until(&self, deadline: Deadline) -> bool {
+    /// As [`TaskRef::wait`], until `deadline` at most, or until the caller is interrupted and `gives_up`; whether it is done.
+    pub(crate) fn wait_until(&self, deadline: Deadline, gives_up: impl Fn() -> bool) -> bool {
         let state = &self.header().state;
         let waits = if super::in_fiber() { FIBER_WAITS } else { THREAD_WAITS };
         let _why = trace::because(Why::Join);
@@ -250,7 +250,7 @@ impl TaskRef {
             if seen & DONE != 0 {
                 return true;
             }
-            if deadline.passed() {
+            if deadline.passed() || gives_up() {
                 return false;
             }
             if seen & waits == 0

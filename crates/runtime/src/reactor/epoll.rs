@@ -113,10 +113,10 @@ impl Driver {
     }
 
     /// Collects events and adds the fibers that they wake to `woken`; sleeps for the first event
-    /// if `block`. Returns which of the driver's own were among them.
-    pub(crate) fn poll(&self, block: bool, woken: &mut Batch) -> Collected {
+    /// if `block`, with the signals of `mask` blocked. Returns which of the driver's own were among them.
+    pub(crate) fn poll(&self, block: bool, mask: Option<&u64>, woken: &mut Batch) -> Collected {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS];
-        let count = kernel::epoll_wait(self.epoll.number(), &mut events, block);
+        let count = kernel::epoll_wait(self.epoll.number(), &mut events, block, mask);
         let mut collected = Collected { rung: false, alarmed: false };
         for event in &events[..count] {
             match event.u64 {

@@ -339,7 +339,7 @@ pub fn wait_any(
         .collect();
     let at = (deadline != Deadline::NEVER).then_some(deadline.nanoseconds());
     let answer = match current() {
-        Some(_) => poll(&mut fds, deadline),
+        Some(_) => poll(&mut fds, deadline, || None),
         None => match kernel::poll(&mut fds, at) {
             Ok(count) => count as isize,
             Err(e) => -(e.into_raw() as isize),

@@ -78,25 +78,35 @@ fn directions(pollfd: &libc::pollfd) -> impl Iterator<Item = Direction> + use<> 
 }
 
 /// poll(2) for the calling fiber: parks it until one of `fds` is ready or `deadline` passes.
-/// Returns how many are ready, or the negated error number.
+/// Returns how many are ready, or the negated error number. If the fiber is interrupted, `interrupted` says whether that ends the
+/// call, and with which error.
 ///
 /// # Panics
 /// If the caller is not a fiber.
-pub fn poll(fds: &mut [libc::pollfd], deadline: Deadline) -> isize {
+pub fn poll(
+    fds: &mut [libc::pollfd],
+    deadline: Deadline,
+    interrupted: fn() -> Option<isize>,
+) -> isize {
     let mut places = fds.iter().flat_map(|p| directions(p).map(|d| Place::new(p.fd, d)));
     if fds.len() <= FEW {
         let mut few: [Place; 2 * FEW] =
             std::array::from_fn(|_| places.next().unwrap_or(Place::NOWHERE));
         drop(places);
-        poll_at(fds, &mut few, deadline)
+        poll_at(fds, &mut few, deadline, interrupted)
     } else {
         let mut many: Vec<Place> = places.collect();
-        poll_at(fds, &mut many, deadline)
+        poll_at(fds, &mut many, deadline, interrupted)
     }
 }
 
 /// As [`poll`], with the places of `fds`.
-fn poll_at(fds: &mut [libc::pollfd], places: &mut [Place], deadline: Deadline) -> isize {
+fn poll_at(
+    fds: &mut [libc::pollfd],
+    places: &mut [Place],
+    deadline: Deadline,
+    interrupted: fn() -> Option<isize>,
+) -> isize {
     // Only what proves a direction drained lets the flags stand for a look.
     let provable = fds.iter().all(|pollfd| {
         directions(pollfd).all(|d| pollfd.events & proof(d) != 0)
@@ -114,7 +124,11 @@ fn poll_at(fds: &mut [libc::pollfd], places: &mut [Place], deadline: Deadline) -
             }
         }
         let mut look = || kernel::poll_now(fds).is_ok_and(|count| count > 0);
-        wait_once(places, deadline, provable, &mut look);
+        if wait_once(places, deadline, provable, &mut look)
+            && let Some(error) = interrupted()
+        {
+            return error;
+        }
     }
 }
 
@@ -127,27 +141,33 @@ pub enum Watched<T> {
     TimedOut,
     /// One of the descriptors was closed.
     Closed,
+    /// The caller was interrupted, which has ended the wait with this error.
+    Interrupted(isize),
 }
 
 /// Parks the calling fiber until `look` has an answer, which it is asked for after each event of
-/// one of `interests`, or `deadline` passes. It may be asked more often.
+/// one of `interests`, or `deadline` passes. It may be asked more often. `interrupted` as for [`poll`].
 ///
 /// # Panics
 /// If the caller is not a fiber.
 pub fn watch<T>(
     interests: &[(RawFd, Direction)],
     deadline: Deadline,
+    interrupted: fn() -> Option<isize>,
     mut look: impl FnMut() -> Option<T>,
 ) -> Watched<T> {
     let mut places: Vec<Place> = interests.iter().map(|&(fd, d)| Place::new(fd, d)).collect();
     loop {
         let mut seen = None;
-        wait_once(&mut places, deadline, false, &mut || {
+        let broken = wait_once(&mut places, deadline, false, &mut || {
             seen = look();
             seen.is_some()
         });
         if let Some(answer) = seen {
             return Watched::Seen(answer);
+        }
+        if broken && let Some(error) = interrupted() {
+            return Watched::Interrupted(error);
         }
         if places.iter().any(Place::is_gone) {
             return Watched::Closed;
@@ -187,13 +207,13 @@ fn look(fds: &mut [libc::pollfd], places: &[Place]) -> isize {
 }
 
 /// Waits once: joins all queues and parks, unless something turns out to be ready: by its flag if
-/// that is a proof, else by a `look`.
+/// that is a proof, else by a `look`. Whether the caller was interrupted, and has attended to that.
 fn wait_once(
     places: &mut [Place],
     deadline: Deadline,
     provable: bool,
     look: &mut dyn FnMut() -> bool,
-) {
+) -> bool {
     let driver = driver();
     let wait = Wait::prepare();
     let mut until = deadline;
@@ -231,5 +251,5 @@ fn wait_once(
             part(place.fd, place.direction, waiter);
         }
     }
-    interrupt::attended(reason);
+    interrupt::attended(reason) == Reason::Interrupted
 }

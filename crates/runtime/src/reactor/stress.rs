@@ -99,7 +99,7 @@ impl End {
                 Direction::Read => libc::POLLIN,
                 Direction::Write => libc::POLLOUT,
             };
-            poll(&mut [libc::pollfd { fd: self.fd, events, revents: 0 }], dice.deadline());
+            poll(&mut [libc::pollfd { fd: self.fd, events, revents: 0 }], dice.deadline(), || None);
         } else {
             wait(self.fd, self.direction, dice.deadline());
         }

@@ -70,7 +70,7 @@ fn readiness_that_a_looker_finds_on_joining_stays() {
     // SAFETY: write(2) of one byte.
     unsafe { syscall!(Sysno::write, writer, c"x".as_ptr(), 1) }.unwrap();
     let mut woken = Batch::new();
-    driver.poll(false, &mut woken);
+    driver.poll(false, None, &mut woken);
     assert!(woken.first.is_none() && !drained(reader, Direction::Read));
     let second = pin!(Waiter::new(control, true));
     // SAFETY: not queued if ready.

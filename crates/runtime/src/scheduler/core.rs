@@ -36,8 +36,10 @@ use super::monitor;
 use super::processor::Processor;
 use super::seat::Seat;
 use crate::fiber::Runnable;
+use crate::green;
 use crate::kernel;
 use crate::reactor::Driver;
+use crate::signal;
 use crate::wait::timer::Wheel;
 use crate::wait::{Batch, Timeouts};
 use staff::Staff;
@@ -252,6 +254,12 @@ impl Core {
         unsafe { std::slice::from_raw_parts(all.cast(), count) }
     }
 
+    /// The signals that a fiber of this runtime blocks if its creator did not say.
+    pub(crate) fn usual_mask(&self) -> u64 {
+        // Relaxed: set before the core is shared.
+        self.signals.load(Ordering::Relaxed)
+    }
+
     // ---- work comes in ----
 
     /// Queues what comes from outside of this runtime's workers.
@@ -378,9 +386,9 @@ impl Core {
 
     /// Collects events of the driver into the processor's queue, after sleeping until there is one if
     /// `block`.
-    pub(super) fn poll(&self, processor: &Processor, block: bool) {
+    pub(super) fn poll(&self, processor: &Processor, block: bool, mask: Option<&u64>) {
         let mut woken = Batch::new();
-        let collected = self.driver.poll(block, &mut woken);
+        let collected = self.driver.poll(block, mask, &mut woken);
         if collected.rung && processor.searching.replace(true) {
             // Whoever rang has counted one more searcher than there is.
             self.searching.fetch_sub(1, Ordering::SeqCst);
@@ -408,6 +416,16 @@ impl Core {
         bell: Option<&Bell>,
     ) {
         let bells = [bell, processor.seat().map(|seat| &seat.bell)];
+        // A caller is one of the program's threads. A worker of our own that idles is not: signals for the process are
+        // for those, or for fibers that run; for anybody, if the first thread is gone.
+        let mask = match bell {
+            Some(_) => {
+                processor.follow_usual_mask();
+                None
+            }
+            None if green::is_main_gone() => Some(self.usual_mask()),
+            None => Some(signal::ALL),
+        };
         // (a) of the essay in `mod.rs`.
         self.sleeping.fetch_add(1, Ordering::SeqCst);
         self.stop_searching(processor);
@@ -417,7 +435,7 @@ impl Core {
         if !self.has_work() && !done() && self.lies_down(&bells) {
             self.arm();
             // (d)
-            self.poll(processor, true);
+            self.poll(processor, true, mask.as_ref());
             self.gets_up(&bells);
         }
         // SeqCst: before the look in `awake`.

@@ -61,11 +61,13 @@ pub use self::core::{Call, Options, Statistics};
 pub(crate) use self::alarm::Alarm;
 pub(crate) use self::bell::Caller;
 pub(crate) use self::core::{Core, Outcome, Term, stopped};
+pub(crate) use self::monitor::kick_all;
 pub(crate) use self::processor::Processor;
 pub(crate) use self::processor::current as current_processor;
 pub(crate) use self::worker::{begin, enter_as_worker, leave};
 
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
 
 use crate::fiber::{AtWork, Control, Header, Kind, Runnable, TaskRef, current_by_register};
 use crate::trace::{self, Why};
@@ -133,6 +135,17 @@ pub(crate) fn spawn(task: TaskRef) {
     let mut batch = Batch::new();
     batch.add(task.into_raw().cast());
     schedule(batch);
+}
+
+/// Kicks the OS thread that runs the fiber of `control`, which is one of `core`'s, if one does, so that it looks at its signals.
+/// Async-signal-safe.
+pub(crate) fn kick(core: &Core, control: NonNull<Control>) {
+    for processor in core.processors() {
+        // Relaxed, both: whoever runs another fiber by now, or none, is kicked in vain.
+        if processor.running.load(Ordering::Relaxed) == control.as_ptr() {
+            crate::signal::kick(processor.thread.load(Ordering::Relaxed));
+        }
+    }
 }
 
 /// Schedules a fiber that has its slot before it first runs.

@@ -23,6 +23,7 @@ use super::processor::Processor;
 use super::witness;
 use crate::fiber::{Space, known_space};
 use crate::kernel::{self, OsThread};
+use crate::signal;
 use crate::wait::Deadline;
 
 /// Nanoseconds between two looks.
@@ -66,6 +67,16 @@ pub(super) fn watch(core: &'static Core) {
     }
 }
 
+/// Kicks every worker of every runtime: one that sleeps looks anew at which signals it blocks meanwhile.
+pub(crate) fn kick_all() {
+    for watched in WATCHED.lock().iter() {
+        for processor in watched.core.processors() {
+            // Relaxed: a number that leads nowhere does no harm.
+            signal::kick(processor.thread.load(Ordering::Relaxed));
+        }
+    }
+}
+
 /// Looks after `core` no more.
 pub(super) fn forget(core: &'static Core) {
     WATCHED.lock().retain(|watched| !std::ptr::eq(watched.core, core));
@@ -84,7 +95,7 @@ pub(super) fn awake() {
 fn monitor() {
     // Relaxed, both: read by this thread only.
     // Signals are for the program's threads and fibers.
-    kernel::set_signal_mask(!GLIBCS);
+    kernel::set_signal_mask(signal::ALL);
     let never = AtomicU32::new(0);
     let (mut quiet, mut next_round) = (0, kernel::now() + ROUND);
     loop {
@@ -133,6 +144,7 @@ fn look(watched: &mut Watched) -> bool {
         waiting |= processor.queue.len() > 0;
         // Relaxed: a hint.
         processor.overdue.store(true, Ordering::Relaxed);
+        signal::kick_again(processor);
         // Relaxed, all: compared with what was read a tick ago.
         let switches = processor.switches.load(Ordering::Relaxed);
         let idle = processor.running.load(Ordering::Relaxed).is_null();
@@ -167,6 +179,3 @@ fn is_stuck(processor: &Processor, seen: &mut Seen) -> bool {
     }
     cpu - seen.cpu >= u64::from(PATIENCE) * TICK || !witness::is_runnable(thread)
 }
-
-/// The two signals that glibc keeps for itself, 32 and 33: setuid(2) waits for every thread to answer.
-const GLIBCS: u64 = 0b11 << 31;

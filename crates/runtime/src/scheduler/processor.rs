@@ -27,6 +27,9 @@ pub(crate) struct Processor {
     pub(super) context: UnsafeCell<Context>,
     /// Owner: the worker's own thread pointer.
     pub(super) thread_pointer: Cell<usize>,
+    /// Owner: the signals that the worker blocks: what its fiber does, or else what it did at its beginning.
+    mask: Cell<u64>,
+    usual_mask: Cell<u64>,
     /// Owner: malloc's cache of the worker, see `identity::switch`.
     pub(super) cache: Cell<usize>,
     /// Owner: what the worker's own stack shall run first.
@@ -50,7 +53,7 @@ pub(crate) struct Processor {
     /// The monitor has come by, and the worker has not looked around since: it does at the next switch.
     pub(super) overdue: AtomicBool,
     /// The kernel's id of the worker's thread; 0 while there is none.
-    pub(super) thread: AtomicU32,
+    pub(crate) thread: AtomicU32,
     /// The worker is in a call that blocks it, see `core::call`. Changed under the lock of the core's staff.
     pub(super) blocked: AtomicBool,
 }
@@ -85,6 +88,8 @@ impl Processor {
             timers: Wheel::new(crate::kernel::now()),
             context: UnsafeCell::new(Context::empty()),
             thread_pointer: Cell::new(0),
+            mask: Cell::new(0),
+            usual_mask: Cell::new(0),
             cache: Cell::new(0),
             handoff: Cell::new(None),
             seat: Cell::new(None),
@@ -108,9 +113,37 @@ impl Processor {
     pub(super) fn own(&'static self, yes: bool) {
         OWN.set(yes.then_some(self));
         self.thread_pointer.set(crate::identity::thread_pointer());
+        if yes {
+            let mask = crate::kernel::signal_mask();
+            self.mask.set(mask);
+            self.usual_mask.set(mask);
+        } else {
+            self.follow_usual_mask();
+        }
         self.cache.set(known_space().map_or(0, |space| space.kit.cache()));
         // Relaxed: read by the monitor, which checks what the number leads to.
         self.thread.store(if yes { crate::kernel::gettid() } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Has the worker block exactly `mask`. The owner calls.
+    #[inline(always)]
+    pub(crate) fn follow_mask(&self, mask: u64) {
+        if self.mask.get() != mask {
+            self.change_mask(mask, 0);
+        }
+    }
+
+    /// Has the worker block `mask`, and `also` for some while. The owner calls.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn change_mask(&self, mask: u64, also: u64) {
+        self.mask.set(mask);
+        crate::kernel::set_signal_mask(mask | also);
+    }
+
+    /// Has the worker block what it did before it ran fibers. The owner calls.
+    pub(super) fn follow_usual_mask(&self) {
+        self.follow_mask(self.usual_mask.get());
     }
 
     /// Gives the worker a seat, or none, in a runtime of so many `workers`. The owner calls.

@@ -170,6 +170,7 @@ impl Processor {
         // SAFETY: the fiber is ours to run.
         let fiber = unsafe { control.as_ref() };
         fiber.processor.set(Some(self));
+        self.follow_mask(fiber.signals.mask());
         // Relaxed: for observers only.
         self.running.store(control.as_ptr(), Ordering::Relaxed);
         trace::enters(fiber, self);
@@ -247,6 +248,7 @@ pub(crate) unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
         fiber.link.seat.set(task.as_ref().link.seat.get());
         fiber.attention.take();
         fiber.cache.set(0);
+        fiber.signals.begin(task.as_ref().core.usual_mask());
         fiber.bypass.set(1);
         fiber.timeouts.set(task.as_ref().timeouts);
         trace::begins(fiber);
@@ -351,7 +353,7 @@ pub(crate) fn enter_as_worker(core: &'static Core, caller: &Caller, done: &dyn F
 fn retire(processor: &'static Processor) {
     let core = processor.core();
     // A ring that was meant for this worker counts as one who searches: that is passed on below.
-    core.poll(processor, false);
+    core.poll(processor, false, None);
     let mut rest = Batch::new();
     // SAFETY: the owner calls.
     while let Some(runnable) = unsafe { processor.queue.pop() } {
@@ -422,7 +424,7 @@ fn look_around(processor: &'static Processor, now: u64) {
             unsafe { processor.push(runnable) };
         }
     }
-    core.poll(processor, false);
+    core.poll(processor, false, None);
     if processor.queue.len() > 1 {
         core.notify();
     }

@@ -28,6 +28,8 @@ use std::ptr::NonNull;
 
 use super::{Batch, Reason};
 use crate::fiber::{Control, current};
+use crate::scheduler;
+use crate::signal;
 use crate::sync::{AtomicBool, Ordering};
 
 /// The flag that says that something is wanted of a fiber.
@@ -39,8 +41,7 @@ impl Attention {
     }
 
     /// (2) of the essay.
-    #[cfg_attr(not(test), allow(dead_code, reason = "signals and cancellation are its callers"))]
-    pub(super) fn call(&self) {
+    pub(crate) fn call(&self) {
         // SeqCst, a read-modify-write: see the essay. It also releases what was noted before.
         self.0.swap(true, Ordering::SeqCst);
         full_fence_under_loom();
@@ -52,6 +53,12 @@ impl Attention {
         full_fence_under_loom();
         // SeqCst: see the essay.
         self.0.load(Ordering::SeqCst)
+    }
+
+    /// Whether it is set, for those who only want to know.
+    pub(crate) fn is_set(&self) -> bool {
+        // Relaxed: a question.
+        self.0.load(Ordering::Relaxed)
     }
 
     /// Takes the flag back; whether it was set. What it stands for is looked at afterwards.
@@ -72,7 +79,7 @@ fn full_fence_under_loom() {
 /// Ends the wait that the fiber of `control` is in, or else its next one. What is wanted has been noted before.
 ///
 /// The fiber may have ended, and the slot be another's: then that one's wait ends for nothing.
-#[cfg_attr(not(test), allow(dead_code, reason = "signals and cancellation are its callers"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "cancellation is its caller"))]
 pub(crate) fn interrupt(control: NonNull<Control>) {
     // SAFETY: slots are never unmapped, and a control block's atomics are all that is touched.
     let (attention, word) = unsafe { (&(*control.as_ptr()).attention, &(*control.as_ptr()).wait) };
@@ -84,12 +91,26 @@ pub(crate) fn interrupt(control: NonNull<Control>) {
     }
 }
 
+/// As [`interrupt`], for callers who may have interrupted anything: signal handlers.
+pub(crate) fn interrupt_in_handler(control: NonNull<Control>) {
+    // SAFETY: as above.
+    let (attention, word) = unsafe { (&(*control.as_ptr()).attention, &(*control.as_ptr()).wait) };
+    attention.call();
+    if word.interrupt() {
+        let mut batch = Batch::new();
+        batch.add(control.cast());
+        scheduler::post(batch);
+    }
+}
+
 /// Does what is wanted of the calling fiber. Called when a wait has ended with [`Reason::Interrupted`], and wherever
 /// else a fiber is ready for it.
 pub(crate) fn attend() {
     if let Some(control) = current() {
         // SAFETY: the caller's own control block.
-        unsafe { control.as_ref() }.attention.take();
+        if unsafe { control.as_ref() }.attention.take() {
+            signal::look();
+        }
     }
 }
 

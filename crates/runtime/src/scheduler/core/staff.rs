@@ -19,6 +19,7 @@ use crate::kernel::{self, OsThread};
 use crate::scheduler::monitor;
 use crate::scheduler::processor::Processor;
 use crate::scheduler::seat::Seat;
+use crate::signal;
 use crate::wait::Deadline;
 
 #[derive(Default)]
@@ -122,10 +123,9 @@ impl Core {
             kernel::futex_wake(self.calls.as_ptr() as usize, 1);
         } else {
             let name = format!("{}-{}", *self.name.lock(), staff.threads.len());
-            // Relaxed: set before the core is shared.
-            let signals = self.signals.load(Ordering::Relaxed);
             let body = move || {
-                kernel::set_signal_mask(signals);
+                // It blocks what its fibers do, and before it has any, all.
+                kernel::set_signal_mask(signal::ALL);
                 crate::scheduler::worker::worker_main(core);
             };
             staff.threads.push(OsThread::start(name, WORKER_STACK, body)?);
