@@ -228,6 +228,33 @@ fn python_program_says_the_same() {
 }
 
 #[test]
+fn report_tells_which_threads_could_not_be_fibers() {
+    let directory = Directory::new("report");
+    let Some(program) = compile(&directory, "kernel_threads", &[]) else { return };
+    if !can_run() {
+        return;
+    }
+    let file = directory.write("report", b"of an earlier run", 0o644);
+    let report = file.to_str().unwrap();
+    let done = on_fibers(&["--report", report], &program, &[]);
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let told = fs::read_to_string(&file).unwrap();
+    let lines: Vec<_> = told.lines().map(str::trim).collect();
+    let first = format!(": {}", program.display());
+    assert!(lines[0].starts_with("sleave report of process ") && lines[0].ends_with(&first));
+    for line in
+        ["thread made as an OS thread: own stack: 2", "thread made as an OS thread: set of CPUs: 1"]
+    {
+        assert!(lines.contains(&line), "no `{line}` in:\n{told}");
+    }
+
+    let nowhere = directory.file("missing/report");
+    let done = on_fibers(&["--report", nowhere.to_str().unwrap()], &program, &[]);
+    assert_eq!(done.status.code(), Some(125));
+    assert!(text(&done.stderr).contains("No such file"), "{}", text(&done.stderr));
+}
+
+#[test]
 fn exit_code_and_arguments_are_the_programs() {
     if !can_run() {
         return;

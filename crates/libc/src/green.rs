@@ -28,6 +28,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use libc::{pthread_attr_t, pthread_key_t, pthread_t};
 use sleave_runtime::green::{self, Attributes, Stack};
+use sleave_runtime::inspect::report;
 use sleave_runtime::interpose;
 
 use crate::kernel::complain;
@@ -151,7 +152,10 @@ unsafe fn attributes(attr: *const pthread_attr_t) -> Option<Attributes> {
     // Glibc keeps the end of the stack, and answers 0 less the size if there is none.
     let supplied = (base as usize).wrapping_add(size) != 0;
     let scheduled = inherit == libc::PTHREAD_EXPLICIT_SCHED && policy != libc::SCHED_OTHER;
-    if supplied || scheduled || bound {
+    let reasons =
+        [(supplied, "own stack"), (scheduled, "real-time policy"), (bound, "set of CPUs")];
+    if let Some((_, reason)) = reasons.iter().find(|(asked, _)| *asked) {
+        report::note("thread made as an OS thread", reason);
         return None;
     }
     if size != usual {

@@ -320,7 +320,8 @@ fn change_signal_mask(mask: Option<&u64>) -> u64 {
 /// The process whose descriptors the reactor knows.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
-fn getpid() -> u32 {
+/// The kernel's id of this process. getpid(2)
+pub(crate) fn getpid() -> u32 {
     // SAFETY: getpid(2) has no arguments and cannot fail.
     unsafe { syscall!(Sysno::getpid) }.unwrap_or(0) as u32
 }
@@ -379,6 +380,25 @@ pub(crate) fn is_runnable(tid: u32) -> bool {
     let stat = &stat[..read];
     let name_ends = stat.iter().rposition(|&byte| byte == b')');
     name_ends.is_some_and(|end| stat.get(end + 2) == Some(&b'R'))
+}
+
+/// Appends `text` to the file at `path`, by one write, after making it if there is none. open(2), write(2)
+///
+/// # Errors
+/// What these say; `WriteZero` if not all went.
+pub(crate) fn append(path: &CStr, text: &[u8]) -> io::Result<()> {
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_APPEND | libc::O_CLOEXEC;
+    // SAFETY: openat(2) of a NUL-terminated path, write(2) of our bytes.
+    unsafe {
+        let fd = syscall!(Sysno::openat, libc::AT_FDCWD, path.as_ptr(), flags, 0o666);
+        let fd = fd.map_err(error)?;
+        let written = syscall!(Sysno::write, fd, text.as_ptr(), text.len());
+        close(fd as RawFd);
+        match written.map_err(error)? {
+            all if all == text.len() => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
+        }
+    }
 }
 
 /// Writes to standard error, as a last word before an abort: all of it or as much as goes.

@@ -15,6 +15,7 @@
 //! | [`signal`] | what a fiber blocks, and what it has been sent |
 //! | [`green`] | fibers that a C program knows by a `pthread_t` |
 //! | [`interpose`], [`mod@blocking`] | what the interposed C library asks, and how it hands off what blocks |
+//! | [`inspect`] | what the runtime tells about itself: a report |
 //! | `trace` | a line on standard error for everything that happens to a fiber; a feature |
 //!
 //! (`fiber`, `wait` and `scheduler` know each other's types: a control block names its processor,
@@ -26,6 +27,7 @@ compile_error!("sleave needs Linux: epoll, futexes and the thread pointer are it
 pub mod blocking;
 pub mod green;
 pub mod identity;
+pub mod inspect;
 pub mod interpose;
 pub mod pool;
 pub mod reactor;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sleave_context::lock::Lock;
 
 use crate::fiber::{Fiber, NoFibers, Watcher, current, space, watch};
+use crate::inspect;
 use crate::pool;
 use crate::scheduler::{Alarm, Caller, Core, Options, Statistics, enter_as_worker, setxid};
 use crate::spawn::{Builder, JoinHandle};
@@ -156,6 +157,7 @@ impl RuntimeBuilder {
     /// eventfd(2) and timerfd_create(2) say.
     pub fn build(self) -> io::Result<Runtime> {
         trace::configure()?;
+        inspect::configure()?;
         let workers = match self.workers {
             Some(workers) => workers,
             None => match setting("SLEAVE_WORKERS", 1)? {

@@ -1,6 +1,7 @@
 //! The options of `sleave run`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::Args;
 
@@ -15,6 +16,9 @@ pub struct Run {
     /// Stack of a thread that does not ask for a size itself, with an optional K or M [default: as the C library's, 8M]
     #[arg(long, value_name = "SIZE", value_parser = stack, allow_negative_numbers = true)]
     pub stack: Option<usize>,
+    /// A file that tells at the end what could not be done on fibers; each process writes a section
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// The program, found as a shell finds it
     #[arg(value_name = "PROGRAM")]
     pub program: OsString,

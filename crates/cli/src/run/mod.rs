@@ -20,6 +20,7 @@ mod program;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use args::Run;
@@ -61,6 +62,13 @@ pub fn run(arguments: &Run) -> ExitCode {
     ExitCode::from(refusal.code)
 }
 
+/// Makes the report's file, empty, to which the processes append; where it is, wherever they go.
+fn begin_report(file: &Path) -> Result<PathBuf, Refusal> {
+    let failed = |error| Refusal::ours(format!("--report {}: {error}", file.display()));
+    std::fs::write(file, b"").map_err(failed)?;
+    std::path::absolute(file).map_err(failed)
+}
+
 fn become_program(arguments: &Run) -> Result<std::convert::Infallible, Refusal> {
     let path = program::find(&arguments.program)?;
     program::examine(&path)?;
@@ -76,7 +84,9 @@ fn become_program(arguments: &Run) -> Result<std::convert::Infallible, Refusal> 
     let mut command = Command::new(&path);
     command.arg0(&arguments.program).args(&arguments.arguments);
     command.env("LD_PRELOAD", preload).env("SLEAVE_GREEN_THREADS", "1");
-    let options: [(&str, Option<OsString>); 2] = [
+    let report = arguments.report.as_deref().map(begin_report).transpose()?;
+    let options: [(&str, Option<OsString>); 3] = [
+        ("SLEAVE_REPORT", report.map(PathBuf::into_os_string)),
         ("SLEAVE_WORKERS", arguments.workers.map(|workers| workers.to_string().into())),
         ("SLEAVE_STACK", arguments.stack.map(|bytes| bytes.to_string().into())),
     ];
