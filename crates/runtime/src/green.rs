@@ -184,7 +184,7 @@ where
         scheduler::begin(slot, runner.into_raw());
         slot.as_ref()
     };
-    control.signals.begin(signal::mask().unwrap_or_else(crate::kernel::signal_mask));
+    control.mask.set(signal::mask().unwrap_or_else(crate::kernel::signal_mask));
     // Relaxed: whoever creates is one of them.
     LIVING.fetch_add(1, Ordering::Relaxed);
     let id = control.thread_pointer;
@@ -244,6 +244,16 @@ unsafe fn of(control: &Control) -> Option<Arc<Green>> {
         Arc::increment_strong_count(green);
         Some(Arc::from_raw(green))
     }
+}
+
+/// The name of the green thread in this slot, if it is one that has a name.
+pub(crate) fn name_of(control: &Control) -> Option<String> {
+    let _covered = lock(control.thread_pointer).lock();
+    // Acquire pairs with `create`. SAFETY: null, or there as long as the lock is held.
+    let green = unsafe { control.green.load(Ordering::Acquire).as_ref() }?;
+    let name = green.name();
+    let end = name.iter().position(|&byte| byte == 0).unwrap_or(NAME);
+    (end > 0).then(|| String::from_utf8_lossy(&name[..end]).into_owned())
 }
 
 /// The calling green thread; `None` on an OS thread and on a fiber that was not made by [`create`].

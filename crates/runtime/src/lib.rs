@@ -15,7 +15,7 @@
 //! | [`signal`] | what a fiber blocks, and what it has been sent |
 //! | [`green`] | fibers that a C program knows by a `pthread_t` |
 //! | [`interpose`], [`mod@blocking`] | what the interposed C library asks, and how it hands off what blocks |
-//! | [`inspect`] | what the runtime tells about itself: a report |
+//! | [`inspect`] | what the runtime tells about itself: dump, metrics, report |
 //! | `trace` | a line on standard error for everything that happens to a fiber; a feature |
 //!
 //! (`fiber`, `wait` and `scheduler` know each other's types: a control block names its processor,
@@ -46,6 +46,7 @@ mod trace;
 
 pub use blocking::blocking;
 pub use fiber::{Fiber, FiberId, NoFibers};
+pub use inspect::{Awaited, Dump, FiberState, Metrics, State, dump, metrics};
 pub use reactor::event;
 pub use runtime::{Runtime, RuntimeBuilder, identity, run};
 pub use scheduler::{Statistics, yield_now};

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
 use crate::fiber::{Fiber, Watcher, in_fiber};
+use crate::inspect::Awaited;
 use crate::kernel;
 use crate::runtime::here;
 use crate::spawn::{Builder, Spawned};
@@ -50,7 +51,10 @@ impl Count {
             if in_fiber() {
                 let _why = trace::because(Why::Join);
                 // SAFETY: the word lives as long as `self`; the caller is a fiber.
-                unsafe { futex::wait(&self.running, seen, u32::MAX, Deadline::NEVER) };
+                unsafe {
+                    let word = &self.running;
+                    futex::wait_for(Awaited::Scope, word, seen, u32::MAX, Deadline::NEVER)
+                };
             } else {
                 kernel::futex_wait(&self.running, seen, None);
             }

@@ -51,8 +51,6 @@ const KICKED: u8 = 4;
 
 /// What is kept of a fiber.
 pub(crate) struct Signals {
-    /// What it blocks. The fiber's own.
-    mask: Cell<u64>,
     /// What it has been sent and has not heard of.
     pending: AtomicU64,
     /// What handlers have run since somebody asked. The fiber's own.
@@ -61,28 +59,16 @@ pub(crate) struct Signals {
 
 impl Signals {
     pub(crate) fn new() -> Signals {
-        Signals { mask: Cell::new(0), pending: AtomicU64::new(0), handled: Cell::new(0) }
+        Signals { pending: AtomicU64::new(0), handled: Cell::new(0) }
     }
 
-    /// Of a fiber that begins, and blocks `mask`.
-    pub(crate) fn begin(&self, mask: u64) {
-        self.mask.set(mask);
+    /// Of a fiber that begins.
+    pub(crate) fn begin(&self) {
         self.handled.set(0);
         // Relaxed: nobody knows the new fiber yet.
         if self.pending.load(Ordering::Relaxed) != 0 {
             self.pending.store(0, Ordering::Relaxed);
         }
-    }
-
-    /// What the fiber blocks.
-    #[inline(always)]
-    pub(crate) fn mask(&self) -> u64 {
-        self.mask.get()
-    }
-
-    fn deliverable(&self) -> u64 {
-        // Acquire: with `send`.
-        self.pending.load(Ordering::Acquire) & !self.mask.get()
     }
 }
 
@@ -101,47 +87,46 @@ pub fn on_delivery(deliver: fn()) {
     DELIVER.store(deliver as *mut (), Ordering::Release);
 }
 
-fn own<'a>() -> Option<&'a Signals> {
-    // SAFETY: the caller's own control block.
-    current().map(|control| unsafe { &control.as_ref().signals })
+/// The calling fiber's control block.
+fn own<'a>() -> Option<&'a Control> {
+    // SAFETY: the caller's own, which is there as long as it runs.
+    current().map(|control| unsafe { &*control.as_ptr() })
 }
 
 /// The signals that the calling fiber blocks; `None` on a thread that is none.
 #[must_use]
 pub fn mask() -> Option<u64> {
-    own().map(Signals::mask)
+    own().map(|own| own.mask.get())
 }
 
 /// Makes the calling fiber block exactly `mask`, and its OS thread as long as that runs it. Does nothing on a thread that is no
 /// fiber. What is pending and let in now is looked at by [`look`].
 pub fn set_mask(mask: u64) {
-    let Some(control) = current() else { return };
-    // SAFETY: the caller's own control block.
-    let control = unsafe { control.as_ref() };
-    control.signals.mask.set(mask);
-    control.processor().follow_mask(mask);
+    if let Some(own) = own() {
+        own.mask.set(mask);
+        own.processor().follow_mask(mask);
+    }
 }
 
 /// As [`set_mask`], in the handler of [`KICK`]: the thread blocks that as well, until the handler returns, if `hold`, and lets it in
 /// if not.
 pub fn set_mask_in_kick(mask: u64, hold: bool) {
-    let Some(control) = current() else { return };
-    // SAFETY: the caller's own control block.
-    let control = unsafe { control.as_ref() };
-    control.signals.mask.set(mask);
-    control.processor().change_mask(mask, if hold { bit(KICK) } else { 0 });
+    if let Some(own) = own() {
+        own.mask.set(mask);
+        own.processor().change_mask(mask, if hold { bit(KICK) } else { 0 });
+    }
 }
 
 /// The signals that have been sent to the calling fiber and wait for it.
 #[must_use]
 pub fn pending() -> u64 {
     // Acquire: with `send`.
-    own().map_or(0, |own| own.pending.load(Ordering::Acquire))
+    own().map_or(0, |own| own.signals.pending.load(Ordering::Acquire))
 }
 
 /// Takes the first of `among` that is pending for the calling fiber, blocked or not.
 pub fn take(among: u64) -> Option<c_int> {
-    let own = own()?;
+    let own = &own()?.signals;
     // Acquire: with `send`; here and below.
     let mut seen = own.pending.load(Ordering::Acquire);
     while seen & among != 0 {
@@ -156,10 +141,16 @@ pub fn take(among: u64) -> Option<c_int> {
     None
 }
 
+/// Whether `fiber` lets in a signal that is pending.
+fn is_wanted(fiber: &Control) -> bool {
+    // Acquire: with `send`.
+    fiber.signals.pending.load(Ordering::Acquire) & !fiber.mask.get() != 0
+}
+
 /// Has the calling fiber's signals delivered, if there are any that it lets in.
 #[inline]
 pub fn look() {
-    if own().is_some_and(|own| own.deliverable() != 0) && may_deliver() {
+    if own().is_some_and(is_wanted) && may_deliver() {
         deliver();
     }
 }
@@ -177,22 +168,19 @@ fn deliver() {
 /// The handler of [`KICK`] begins. Whether it may do what is wanted of the calling fiber: the runtime is not at work on its
 /// stack. Then the fiber has heard.
 pub fn kicked() -> bool {
-    let Some(control) = current() else { return false };
-    // SAFETY: the caller's own control block.
-    let control = unsafe { control.as_ref() };
-    control.signals.handled.set(control.signals.handled.get() | KICKED);
+    let Some(own) = own() else { return false };
+    own.signals.handled.set(own.signals.handled.get() | KICKED);
     let may = may_deliver();
     if may {
-        control.attention.take();
+        own.attention.take();
     }
     may
 }
 
 /// Has the calling fiber's next wait interrupted.
 pub fn remind() {
-    if let Some(control) = current() {
-        // SAFETY: the caller's own control block.
-        unsafe { control.as_ref() }.attention.call();
+    if let Some(own) = own() {
+        own.attention.call();
     }
 }
 
@@ -200,8 +188,8 @@ pub fn remind() {
 /// have ended for that alone.
 pub fn was_kicked() -> bool {
     own().is_some_and(|own| {
-        let handled = own.handled.get();
-        own.handled.set(handled & !KICKED);
+        let handled = own.signals.handled.get();
+        own.signals.handled.set(handled & !KICKED);
         handled & KICKED != 0
     })
 }
@@ -215,17 +203,19 @@ pub fn may_deliver() -> bool {
 /// A handler of the program's has run on the calling fiber; `restarts` says that it lets calls go on (`SA_RESTART`).
 pub fn handled(restarts: bool) {
     if let Some(own) = own() {
-        own.handled.set(own.handled.get() | if restarts { RAN } else { RAN | BREAKS });
+        own.signals
+            .handled
+            .set(own.signals.handled.get() | if restarts { RAN } else { RAN | BREAKS });
     }
 }
 
 /// What handlers have run is forgotten while `f` runs, and remembered again: a handler's own calls are no business of
 /// the call that it interrupts.
 pub fn aside<T>(f: impl FnOnce() -> T) -> T {
-    let before = own().map_or(0, |own| own.handled.replace(0));
+    let before = own().map_or(0, |own| own.signals.handled.replace(0));
     let value = f();
     if let Some(own) = own() {
-        own.handled.set(before);
+        own.signals.handled.set(before);
     }
     value
 }
@@ -233,7 +223,8 @@ pub fn aside<T>(f: impl FnOnce() -> T) -> T {
 /// Whether the call that has just been interrupted ends, with `EINTR`: a handler has run, and the call is none that goes on
 /// (`restartable`) or the handler one that lets none. Asked once.
 pub fn ended_by_handler(restartable: bool) -> bool {
-    let handled = own().map_or(0, |own| own.handled.replace(own.handled.get() & KICKED));
+    let handled =
+        own().map_or(0, |own| own.signals.handled.replace(own.signals.handled.get() & KICKED));
     if restartable { handled & BREAKS != 0 } else { handled & RAN != 0 }
 }
 
@@ -280,5 +271,5 @@ pub(crate) fn kick(thread: u32) {
 /// Sends `signal` to the calling fiber itself, which blocks it. `false` on a thread that is no fiber.
 pub fn keep(signal: c_int) -> bool {
     // AcqRel: as in `send`.
-    own().map(|own| own.pending.fetch_or(bit(signal), Ordering::AcqRel)).is_some()
+    own().map(|own| own.signals.pending.fetch_or(bit(signal), Ordering::AcqRel)).is_some()
 }

@@ -185,7 +185,7 @@ pub(crate) fn enters(fiber: &Control, processor: &Processor) {
 #[inline(always)]
 pub(crate) fn leaves(fiber: &Control) {
     if is_on() {
-        tell(fiber.processor.get(), who(fiber), "leaves: ", fiber.trace.why.get().text());
+        tell(fiber.runner(), who(fiber), "leaves: ", fiber.trace.why.get().text());
     }
 }
 
@@ -193,7 +193,7 @@ pub(crate) fn leaves(fiber: &Control) {
 #[inline(always)]
 pub(crate) fn ends(fiber: &Control) {
     if is_on() {
-        tell(fiber.processor.get(), who(fiber), "ends", "");
+        tell(fiber.runner(), who(fiber), "ends", "");
     }
 }
 
@@ -201,7 +201,7 @@ pub(crate) fn ends(fiber: &Control) {
 #[inline(always)]
 pub(crate) fn leaves_for_ever(fiber: &Control, task: &TaskRef) {
     if is_on() {
-        tell(fiber.processor.get(), (task.id(), task.name()), "leaves: ", Why::Ended.text());
+        tell(fiber.runner(), (task.id(), task.name()), "leaves: ", Why::Ended.text());
     }
 }
 

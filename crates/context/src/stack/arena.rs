@@ -369,6 +369,28 @@ impl Arena {
         self.extent().locate(addr)
     }
 
+    /// Calls `visit` with every slot that has ever been taken, free or not: for who looks what stands in them. No lock
+    /// is held meanwhile; what is taken for the first time by then may be left out.
+    pub fn visit(&self, visit: &mut dyn FnMut(Location)) {
+        let mut chunk = 0;
+        while chunk < self.len / CHUNK {
+            // Relaxed: see `Extent::locate`. A chunk that is entered later has no slot that was taken before.
+            let code = self.chunk(chunk).load(Ordering::Relaxed);
+            let start = self.base + (chunk << CHUNK_SHIFT);
+            let Some(class) = Class::from_code(code) else {
+                chunk += 1;
+                continue;
+            };
+            let unused = self.pool(class).lock().never_taken();
+            (start..start + class.unit())
+                .step_by(class.size())
+                .filter(|base| !unused.contains(base))
+                .filter_map(|base| self.locate(base))
+                .for_each(&mut *visit);
+            chunk += class.unit() / CHUNK;
+        }
+    }
+
     /// How many slots there are, and what they are doing.
     pub fn stats(&self) -> Stats {
         let accessible = self.chunks.lock().accessible;

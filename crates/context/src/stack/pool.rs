@@ -155,6 +155,11 @@ impl Pool {
         self.unused
     }
 
+    /// Where the slots lie that were never handed out.
+    pub(super) fn never_taken(&self) -> core::ops::Range<usize> {
+        self.next..self.end
+    }
+
     pub(super) fn slots(&self) -> usize {
         self.slots
     }

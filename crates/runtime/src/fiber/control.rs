@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, compiler_fence};
 use sleave_context::Context;
 use sleave_context::stack::Slot;
 
-use super::{Header, Kind, Runnable};
+use super::{Header, Kind, Peek, Runnable};
 use crate::green::Green;
 use crate::identity::{thread_pointer, thread_pointer_in_register};
+use crate::inspect::OfWait;
 use crate::scheduler::Processor;
 use crate::signal::Signals;
 use crate::trace::OfFiber;
@@ -27,25 +28,29 @@ pub(crate) struct Control {
     /// The address of its `struct pthread`.
     pub(crate) thread_pointer: usize,
     /// Who runs the fiber, or ran it last. Written by whoever resumes it.
-    pub(crate) processor: Cell<Option<&'static Processor>>,
+    pub(crate) processor: Peek<Processor>,
     /// The registers, while the fiber does not run.
     pub(crate) context: UnsafeCell<Context>,
     // ---- the first cache line ends here ----
     /// Who wakes it.
     pub(crate) wait: WaitWord,
-    /// By which cache of malloc's its identity was last entered, see `identity::switch`; 0 for none.
-    pub(crate) cache: Cell<usize>,
-    /// Its signals.
-    pub(crate) signals: Signals,
-    /// Something is wanted of it.
-    pub(crate) attention: Attention,
     /// Not zero: the C library's calls pass through. The runtime is at work on this fiber's
     /// stack, or its program has asked for it; `interpose` says which bits are whose.
     pub(crate) bypass: Cell<u32>,
+    /// Which OS thread has run it last, see `Processor::carrier`; 0 for none.
+    pub(crate) carrier: Cell<u32>,
+    /// Something is wanted of it.
+    pub(crate) attention: Attention,
+    /// The signals that it blocks.
+    pub(crate) mask: Cell<u64>,
     /// When its waits give up that state no time of their own.
     pub(crate) timeouts: Cell<Timeouts>,
+    /// What it waits for, or did.
+    pub(crate) wants: OfWait,
+    /// The signals that it has been sent.
+    pub(crate) signals: Signals,
     /// What it runs; `None` when it has ended.
-    pub(crate) task: Cell<Option<NonNull<Header>>>,
+    pub(crate) task: Peek<Header>,
     /// Its identity has been somebody's: the next fiber needs it fresh.
     pub(crate) used: Cell<bool>,
     /// What is kept of it as a thread of `pthread_create`'s; null if it is none. See [`crate::green`].
@@ -59,6 +64,7 @@ pub(crate) struct Control {
 const _: () = assert!(std::mem::offset_of!(Control, wait) == 64);
 /// What a wait looks at.
 const _: () = assert!(std::mem::offset_of!(Control, timeouts) + size_of::<Timeouts>() <= 128);
+const _: () = assert!(std::mem::offset_of!(Control, wants) + size_of::<OfWait>() <= 128);
 
 impl Control {
     /// Of a fiber that has not begun, in `slot`.
@@ -66,15 +72,17 @@ impl Control {
         Control {
             link: Runnable::new(Kind::Started),
             thread_pointer,
-            processor: Cell::new(None),
+            processor: Peek::none(),
             context: UnsafeCell::new(Context::empty()),
             wait: WaitWord::new(),
-            cache: Cell::new(0),
+            carrier: Cell::new(0),
+            mask: Cell::new(0),
             signals: Signals::new(),
             attention: Attention::new(),
             bypass: Cell::new(1),
             timeouts: Cell::new(Timeouts::NONE),
-            task: Cell::new(None),
+            wants: OfWait::new(),
+            task: Peek::none(),
             used: Cell::new(false),
             green: AtomicPtr::new(null_mut()),
             trace: OfFiber::new(),
@@ -84,7 +92,14 @@ impl Control {
 
     /// The processor that runs this fiber.
     pub(crate) fn processor(&self) -> &'static Processor {
-        self.processor.get().expect("a started fiber has a processor")
+        self.runner().expect("a started fiber has a processor")
+    }
+
+    /// As [`Control::processor`]; `None` if it has never run.
+    #[inline(always)]
+    pub(crate) fn runner(&self) -> Option<&'static Processor> {
+        // SAFETY: processors live for ever.
+        self.processor.get().map(|processor| unsafe { processor.as_ref() })
     }
 
     /// What this fiber runs.

@@ -21,6 +21,7 @@
 mod control;
 mod list;
 mod overflow;
+mod peek;
 mod shelf;
 mod slot;
 pub(crate) mod stock;
@@ -30,13 +31,13 @@ pub(crate) use control::{
     AtWork, Control, current, current_by_register, in_fiber, in_slots, may_exist,
 };
 pub(crate) use overflow::{prepare_thread, watch};
+pub(crate) use peek::{Peek, Pin};
 pub(crate) use shelf::Shelf;
 pub use slot::NoFibers;
 pub(crate) use slot::{Space, known_space, space};
 pub use task::{Fiber, FiberId};
 pub(crate) use task::{Header, Task, TaskRef, Watcher};
 
-use std::cell::Cell;
 use std::ptr::null_mut;
 
 use crate::sync::AtomicPtr;
@@ -48,8 +49,8 @@ pub(crate) struct Runnable {
     pub(crate) next: AtomicPtr<Runnable>,
     /// Which of the two this is.
     pub(crate) kind: Kind,
-    /// The worker that it is pinned to. Touched by whoever may schedule it.
-    pub(crate) seat: Cell<Option<u8>>,
+    /// The worker that it is pinned to. Written by whoever may schedule it.
+    pub(crate) seat: Pin,
 }
 
 /// The two things that can be run.
@@ -64,6 +65,6 @@ pub(crate) enum Kind {
 
 impl Runnable {
     pub(crate) fn new(kind: Kind) -> Runnable {
-        Runnable { next: AtomicPtr::new(null_mut()), kind, seat: Cell::new(None) }
+        Runnable { next: AtomicPtr::new(null_mut()), kind, seat: Pin::none() }
     }
 }

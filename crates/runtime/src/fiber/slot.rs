@@ -21,6 +21,7 @@ use sleave_context::stack::{Arena, Error, Location, colour, guard_len, slot_size
 use super::control::{Control, open_gate};
 use super::stock::{Counters, Free};
 use crate::identity::{self, Kit, Unavailable};
+use crate::inspect::unseen;
 
 /// By how many different offsets the tops of slots are shifted, each a cache line: equal
 /// offsets in equal slots would compete for the same few cache sets. 16 lines are what fits
@@ -192,7 +193,7 @@ impl Space {
         let created = unsafe {
             if !slot.fresh() {
                 let above = slot.top() as usize - control as usize;
-                control.cast::<u8>().write_bytes(0, above);
+                unseen(|| control.cast::<u8>().write_bytes(0, above));
             }
             self.kit.create(thread_pointer, stack, FIRST_TID + slot.index())
         };
@@ -204,7 +205,7 @@ impl Space {
         unsafe {
             // Relaxed: counts only.
             self.counters.made.fetch_add(1, Ordering::Relaxed);
-            control.write(Control::new(thread_pointer, slot));
+            unseen(|| control.write(Control::new(thread_pointer, slot)));
             Ok(NonNull::new_unchecked(control))
         }
     }
@@ -245,10 +246,24 @@ impl Space {
     /// Which slot an address lies in. Async-signal-safe.
     pub(crate) fn locate(&self, address: usize) -> Option<(Location, &Control)> {
         let location = self.arena.locate(address)?;
+        // SAFETY: an address that a program touched lies in a slot that is in use or was.
+        Some((location, unsafe { self.control_in(&location) }))
+    }
+
+    /// The control block of a slot.
+    ///
+    /// # Safety
+    /// The slot is in use or was: its control block is there from `create` on, and reads as zero before.
+    unsafe fn control_in(&self, location: &Location) -> &Control {
         let top = location.base + location.size - colour(location.index, COLOURS);
         let control = self.kit.thread_pointer_below(top) - self.offset;
-        // SAFETY: an address that a program touched lies in a slot that is in use or was; its
-        // control block is there from `create` on, and reads as zero before.
-        Some((location, unsafe { &*(control as *const Control) }))
+        // SAFETY: by contract.
+        unsafe { &*(control as *const Control) }
+    }
+
+    /// Calls `see` with the control block of every slot that ever was in use.
+    pub(crate) fn visit(&self, see: &mut dyn FnMut(&Control)) {
+        // SAFETY: the arena names those that were.
+        self.arena.visit(&mut |location| see(unsafe { self.control_in(&location) }));
     }
 }

@@ -28,10 +28,11 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
 use super::{Kind, Runnable};
+use crate::inspect::Awaited;
 use crate::scheduler::Core;
 use crate::trace::{self, Why};
 use crate::wait::park::Token;
-use crate::wait::{Deadline, Timeouts};
+use crate::wait::{Deadline, Timeouts, futex};
 
 /// The closure has returned and its result lies in the task.
 const STORED: u32 = 1;
@@ -48,11 +49,23 @@ const THREAD_WAITS: u32 = 16;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FiberId(u64);
 
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 impl FiberId {
     fn next() -> FiberId {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
         // Relaxed: only uniqueness matters.
         FiberId(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// How many there have been.
+    pub(crate) fn count() -> u64 {
+        // Relaxed: a momentary view.
+        NEXT.load(Ordering::Relaxed) - 1
+    }
+
+    /// The fiber whose number somebody has kept.
+    pub(crate) fn known(number: u64) -> FiberId {
+        FiberId(number)
     }
 
     /// The number itself, from 1 on.
@@ -244,6 +257,7 @@ impl TaskRef {
         let state = &self.header().state;
         let waits = if super::in_fiber() { FIBER_WAITS } else { THREAD_WAITS };
         let _why = trace::because(Why::Join);
+        let what = Awaited::Fiber(self.id());
         loop {
             // Acquire pairs with `finish`, here and in the failed exchange below.
             let seen = state.load(Ordering::Acquire);
@@ -262,7 +276,7 @@ impl TaskRef {
             }
             if waits == FIBER_WAITS {
                 // SAFETY: the word lives as long as this reference; the caller is a fiber.
-                unsafe { crate::wait::futex::wait(state, seen | waits, u32::MAX, deadline) };
+                unsafe { futex::wait_for(what, state, seen | waits, u32::MAX, deadline) };
             } else {
                 crate::kernel::futex_wait(state, seen | waits, deadline.until());
             }

@@ -17,10 +17,9 @@
 //! the words of an identity that is not in force are never read.
 //!
 //! An identity that is in force on the same OS thread as the last time has its words already: [`Kit::enter_again`]
-//! copies nothing, and touches no memory of either. An OS thread's cache is its own from [`Kit::adopt_thread`]
-//! to its end, so its address says whose words an identity has. (If another thread's cache came to lie at the same
-//! address, the words would be right for that one.) The arena may change, when malloc finds one exhausted; an identity that
-//! still has the old one goes on with that, as a thread might: arenas are locked, and never go.
+//! copies nothing, and touches no memory of either. An OS thread's cache is its own from [`Kit::adopt_thread`] to its end. The
+//! arena may change, when malloc finds one exhausted; an identity that still has the old one goes on with that, as a
+//! thread might: arenas are locked, and never go.
 //!
 //! This matters since stack and identity lie on two pages, and of a thousand fibers that switch in turn, two pages each
 //! do not fit into the processor's table of pages (2,048 entries where it was measured: 40 ns a yield instead of 22).
@@ -70,15 +69,6 @@ pub(crate) unsafe fn thread_pointer_in_register() -> usize {
 }
 
 impl Kit {
-    /// The address of malloc's cache of the calling OS thread, by its identity in force; 0 if it is not followed.
-    pub(crate) fn cache(&self) -> usize {
-        if !self.malloc.follow {
-            return 0;
-        }
-        // SAFETY: a word of libc's block of the caller's own identity, found by `malloc::probe`.
-        unsafe { *(thread_pointer().wrapping_add_signed(self.malloc.cache) as *const usize) }
-    }
-
     /// Makes `to` the calling OS thread's identity, and hands it malloc's cache.
     ///
     /// # Safety

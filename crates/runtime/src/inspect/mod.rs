@@ -2,12 +2,25 @@
 //!
 //! | part | what it tells |
 //! |---|---|
+//! | `wants` | what a fiber waits for, as it leaves word of it in its control block |
+//! | `visit` | every fiber, looked at while all go on |
+//! | `dump`, `metrics` | what all of them do; numbers |
 //! | [`report`] | a file at the process's end: what was not, or not for free, as the program asked for |
 //!
-//! Nothing here is called on the way of a fiber from wait to wait; what the others leave for this room to read costs them a
-//! store or two.
+//! Nothing here is called on the way of a fiber from wait to wait but three stores in `wants`.
 
+mod dump;
+mod metrics;
 pub mod report;
+mod visit;
+mod wants;
+
+pub use self::dump::{Dump, FiberState, State, dump};
+pub use self::metrics::{Metrics, metrics};
+pub use self::wants::Awaited;
+
+pub(crate) use self::visit::{about_to_go, unseen};
+pub(crate) use self::wants::{OfWait, tick};
 
 /// What the environment asks for. Called whenever a runtime is made.
 ///

@@ -20,6 +20,7 @@ use std::os::fd::RawFd;
 use super::descriptor::{Direction, Joined};
 use super::queue::Waiter;
 use super::table::{attempt, drained, driver, generation, join, leave, part};
+use crate::inspect::Awaited;
 use crate::kernel;
 use crate::trace::{self, Why};
 use crate::wait::{Deadline, Reason, Wait, interrupt};
@@ -206,6 +207,17 @@ fn look(fds: &mut [libc::pollfd], places: &[Place]) -> isize {
     answer
 }
 
+/// What a wait at these places is for.
+fn awaited(places: &[Place]) -> Awaited {
+    let mut open = places.iter().filter(|place| place.fd >= 0);
+    match (open.next(), open.count()) {
+        (None, _) => Awaited::Time,
+        (Some(Place { fd, direction: Direction::Read, .. }), 0) => Awaited::Readable(*fd),
+        (Some(Place { fd, direction: Direction::Write, .. }), 0) => Awaited::Writable(*fd),
+        (_, others) => Awaited::AnyOf(others + 1),
+    }
+}
+
 /// Waits once: joins all queues and parks, unless something turns out to be ready: by its flag if
 /// that is a proof, else by a `look`. Whether the caller was interrupted, and has attended to that.
 fn wait_once(
@@ -244,7 +256,7 @@ fn wait_once(
         Reason::Woken
     } else {
         let _why = trace::because(Why::Descriptor);
-        wait.commit(until)
+        wait.commit(awaited(places), until)
     };
     for place in places.iter() {
         if let Some(waiter) = &place.waiter {

@@ -16,6 +16,7 @@ use super::descriptor::{Descriptor, Direction, Joined, State};
 use super::queue::Waiter;
 use super::{Driver, own};
 use crate::fiber::current;
+use crate::inspect::Awaited;
 use crate::kernel;
 use crate::trace::{self, Why};
 use crate::wait::{Batch, Deadline, Reason, Wait, interrupt};
@@ -145,7 +146,11 @@ pub fn wait(fd: RawFd, direction: Direction, deadline: Deadline) -> Readiness {
         };
     }
     let _why = trace::because(Why::Descriptor);
-    let reason = wait.commit(deadline);
+    let what = match direction {
+        Direction::Read => Awaited::Readable(fd),
+        Direction::Write => Awaited::Writable(fd),
+    };
+    let reason = wait.commit(what, deadline);
     part(fd, direction, &waiter);
     match interrupt::attended(reason) {
         Reason::Woken => Readiness::Ready,

@@ -61,7 +61,7 @@ pub use self::core::{Call, Options, Statistics};
 pub(crate) use self::alarm::Alarm;
 pub(crate) use self::bell::Caller;
 pub(crate) use self::core::{Core, Outcome, Term, stopped};
-pub(crate) use self::monitor::kick_all;
+pub(crate) use self::monitor::{kick_all, watched};
 pub(crate) use self::processor::Processor;
 pub(crate) use self::processor::current as current_processor;
 pub(crate) use self::worker::{begin, enter_as_worker, leave};

@@ -21,7 +21,8 @@ use sleave_context::lock::Lock;
 use super::core::Core;
 use super::processor::Processor;
 use super::witness;
-use crate::fiber::{Space, known_space};
+use crate::fiber::{AtWork, Space, known_space};
+use crate::inspect;
 use crate::kernel::{self, OsThread};
 use crate::signal;
 use crate::wait::Deadline;
@@ -57,6 +58,7 @@ struct Seen {
 /// Looks after `core` from now on.
 pub(super) fn watch(core: &'static Core) {
     static STARTED: AtomicBool = AtomicBool::new(false);
+    inspect::tick();
     WATCHED.lock().push(Watched { core, seen: Vec::new() });
     // Relaxed: only one of several may start it.
     if !STARTED.swap(true, Ordering::Relaxed)
@@ -77,6 +79,12 @@ pub(crate) fn kick_all() {
     }
 }
 
+/// The runtimes that are looked after: all that have not come to their end.
+pub(crate) fn watched() -> Vec<&'static Core> {
+    let _at_work = AtWork::begin();
+    WATCHED.lock().iter().map(|watched| watched.core).collect()
+}
+
 /// Looks after `core` no more.
 pub(super) fn forget(core: &'static Core) {
     WATCHED.lock().retain(|watched| !std::ptr::eq(watched.core, core));
@@ -88,6 +96,7 @@ pub(super) fn awake() {
     // SeqCst: the caller has counted itself awake before; the monitor says that it sleeps and then
     // looks at that count. One of the two sees the other.
     if ASLEEP.load(Ordering::SeqCst) != 0 && ASLEEP.swap(0, Ordering::Relaxed) != 0 {
+        inspect::tick();
         kernel::futex_wake(ASLEEP.as_ptr() as usize, 1);
     }
 }
@@ -107,6 +116,7 @@ fn monitor() {
             }
         }
         kernel::futex_wait(&never, 0, Some(now + TICK));
+        inspect::tick();
         let mut busy = false;
         for watched in WATCHED.lock().iter_mut() {
             busy |= look(watched);

@@ -2,14 +2,14 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use sleave_context::Context;
 
 use super::core::Core;
 use super::queue::Queue;
 use super::seat::Seat;
-use crate::fiber::{self, Control, Header, Runnable, Shelf, Space, known_space};
+use crate::fiber::{self, Control, Header, Runnable, Shelf, Space};
 use crate::wait::Batch;
 use crate::wait::timer::Wheel;
 
@@ -30,14 +30,14 @@ pub(crate) struct Processor {
     /// Owner: the signals that the worker blocks: what its fiber does, or else what it did at its beginning.
     mask: Cell<u64>,
     usual_mask: Cell<u64>,
-    /// Owner: malloc's cache of the worker, see `identity::switch`.
-    pub(super) cache: Cell<usize>,
+    /// Owner: a number of the OS thread that has it, which no other has had.
+    pub(super) carrier: Cell<u32>,
     /// Owner: what the worker's own stack shall run first.
     pub(super) handoff: Cell<Option<NonNull<Runnable>>>,
     /// Owner: what is pinned to its worker, if it can be pinned to.
     seat: Cell<Option<&'static Seat>>,
-    /// Owner: its worker's number, see [`Processor::number`].
-    number: Cell<usize>,
+    /// Its worker's number, see [`Processor::number`]. Written by the owner.
+    number: AtomicUsize,
     /// Owner: counts as one of `Core::searching`.
     pub(super) searching: Cell<bool>,
     /// Owner: state of the generator that chooses whom to steal from.
@@ -50,6 +50,8 @@ pub(crate) struct Processor {
     /// Counts switches: who finds it unchanged knows that the worker is in one fiber since.
     /// Written by the owner.
     pub(crate) switches: AtomicU64,
+    /// Counts what it has stolen from others' queues. Written by the owner.
+    pub(crate) steals: AtomicU64,
     /// The monitor has come by, and the worker has not looked around since: it does at the next switch.
     pub(super) overdue: AtomicBool,
     /// The kernel's id of the worker's thread; 0 while there is none.
@@ -74,7 +76,7 @@ thread_local! {
 pub(crate) fn current() -> Option<&'static Processor> {
     match fiber::current() {
         // SAFETY: the caller's own control block.
-        Some(control) => unsafe { control.as_ref() }.processor.get(),
+        Some(control) => unsafe { control.as_ref() }.runner(),
         None => OWN.get(),
     }
 }
@@ -90,15 +92,16 @@ impl Processor {
             thread_pointer: Cell::new(0),
             mask: Cell::new(0),
             usual_mask: Cell::new(0),
-            cache: Cell::new(0),
+            carrier: Cell::new(0),
             handoff: Cell::new(None),
             seat: Cell::new(None),
-            number: Cell::new(index),
+            number: AtomicUsize::new(index),
             searching: Cell::new(false),
             random: Cell::new(index as u32 * 2 + 1),
             shelf: Shelf::new(),
             running: AtomicPtr::new(null_mut()),
             switches: AtomicU64::new(0),
+            steals: AtomicU64::new(0),
             overdue: AtomicBool::new(false),
             thread: AtomicU32::new(0),
             blocked: AtomicBool::new(false),
@@ -120,7 +123,9 @@ impl Processor {
         } else {
             self.follow_usual_mask();
         }
-        self.cache.set(known_space().map_or(0, |space| space.kit.cache()));
+        static CARRIERS: AtomicU32 = AtomicU32::new(1);
+        // Relaxed: only uniqueness matters.
+        self.carrier.set(CARRIERS.fetch_add(1, Ordering::Relaxed));
         // Relaxed: read by the monitor, which checks what the number leads to.
         self.thread.store(if yes { crate::kernel::gettid() } else { 0 }, Ordering::Relaxed);
     }
@@ -149,7 +154,9 @@ impl Processor {
     /// Gives the worker a seat, or none, in a runtime of so many `workers`. The owner calls.
     pub(super) fn takes_seat(&self, seat: Option<&'static Seat>, workers: usize) {
         self.seat.set(seat);
-        self.number.set(seat.map_or(workers + self.index, |seat| usize::from(seat.number())));
+        let number = seat.map_or(workers + self.index, |seat| usize::from(seat.number()));
+        // Relaxed, here and below: a number for its own sake.
+        self.number.store(number, Ordering::Relaxed);
     }
 
     /// Takes the seat from the worker. The owner calls.
@@ -157,9 +164,15 @@ impl Processor {
         self.seat.take()
     }
 
-    /// The worker's seat. The owner calls, here and in the next three.
+    /// The worker's seat. The owner calls, here and in the next one.
     pub(super) fn seat(&self) -> Option<&'static Seat> {
         self.seat.get()
+    }
+
+    /// Whether the worker is in a call that blocks it.
+    pub(crate) fn is_blocked(&self) -> bool {
+        // Relaxed: a momentary view.
+        self.blocked.load(Ordering::Relaxed)
     }
 
     /// Whether the worker must keep its seat.
@@ -169,7 +182,7 @@ impl Processor {
 
     /// The worker's number: that of its seat, or a larger one than any seat's.
     pub(crate) fn number(&self) -> usize {
-        self.number.get()
+        self.number.load(Ordering::Relaxed)
     }
 
     /// Queues what can run, at the place that it belongs to.

@@ -61,7 +61,7 @@ unsafe extern "C" fn handle(signal: c_int, info: *mut libc::siginfo_t, context: 
     let fiber = thread_pointer();
     // SAFETY: the fiber in force, whose worker this thread is. (Between the change of identity and that of
     // stack it is the next one already, of the same worker.)
-    let worker = current().and_then(|control| unsafe { control.as_ref() }.processor.get());
+    let worker = current().and_then(|control| unsafe { control.as_ref() }.runner());
     let Some((worker, Ok(space))) = worker.map(|worker| (worker, space())) else {
         // SAFETY: a thread with its own identity in force: as the kernel called us.
         return unsafe { glibcs(signal, info, context) };

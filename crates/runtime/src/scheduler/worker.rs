@@ -22,6 +22,7 @@ use super::core::Core;
 use super::processor::Processor;
 use crate::fiber::{Control, Header, Kind, Runnable, Space, TaskRef, prepare_thread, space};
 use crate::green;
+use crate::inspect;
 use crate::trace;
 use crate::wait::Batch;
 
@@ -169,14 +170,13 @@ impl Processor {
     fn target(&'static self, control: NonNull<Control>) -> Target {
         // SAFETY: the fiber is ours to run.
         let fiber = unsafe { control.as_ref() };
-        fiber.processor.set(Some(self));
-        self.follow_mask(fiber.signals.mask());
+        fiber.processor.set(Some(NonNull::from(self)));
+        self.follow_mask(fiber.mask.get());
         // Relaxed: for observers only.
         self.running.store(control.as_ptr(), Ordering::Relaxed);
         trace::enters(fiber, self);
-        let cache = self.cache.get();
-        // Without a cache that can be followed nothing is copied in either case.
-        let again = fiber.cache.replace(cache) == cache;
+        let carrier = self.carrier.get();
+        let again = fiber.carrier.replace(carrier) == carrier;
         Target { context: fiber.context.get(), thread_pointer: fiber.thread_pointer, again }
     }
 
@@ -247,8 +247,9 @@ pub(crate) unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
         fiber.task.set(Some(task));
         fiber.link.seat.set(task.as_ref().link.seat.get());
         fiber.attention.take();
-        fiber.cache.set(0);
-        fiber.signals.begin(task.as_ref().core.usual_mask());
+        fiber.carrier.set(0);
+        fiber.mask.set(task.as_ref().core.usual_mask());
+        fiber.signals.begin();
         fiber.bypass.set(1);
         fiber.timeouts.set(task.as_ref().timeouts);
         trace::begins(fiber);
@@ -281,6 +282,7 @@ unsafe extern "C" fn fiber_main(control: usize, _: usize) -> ! {
     core.fiber_ends();
     task.tell();
     trace::leaves_for_ever(control, &task);
+    inspect::about_to_go();
     drop(task);
     // SAFETY: the hook gives the slot away; nobody resumes this fiber.
     unsafe { depart(control, ended, std::ptr::from_ref(control) as usize) };
@@ -448,6 +450,9 @@ fn find(processor: &'static Processor) -> Option<NonNull<Runnable>> {
             }
             // SAFETY: the thief's queue is the caller's.
             if let Some(stolen) = unsafe { victim.queue.steal(&processor.queue) } {
+                // Relaxed, both: the owner is the only writer.
+                let steals = processor.steals.load(Ordering::Relaxed) + 1;
+                processor.steals.store(steals, Ordering::Relaxed);
                 return Some(stolen);
             }
         }

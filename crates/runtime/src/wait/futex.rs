@@ -41,6 +41,7 @@ use sleave_context::lock::{Guard, Lock};
 
 use super::{Batch, Deadline, Reason, Wait, interrupt};
 use crate::fiber::{AtWork, Control};
+use crate::inspect::Awaited;
 use crate::scheduler;
 
 /// A power of two.
@@ -340,6 +341,22 @@ impl Tree {
 /// # Panics
 /// If the caller is not a fiber.
 pub unsafe fn wait(word: *const AtomicU32, expected: u32, mask: u32, deadline: Deadline) -> Waited {
+    // SAFETY: by contract.
+    unsafe { wait_for(Awaited::Lock(word as usize), word, expected, mask, deadline) }
+}
+
+/// As [`wait`]; `what` is what an onlooker is told that the fiber waits for.
+///
+/// # Safety
+/// As for [`wait`].
+#[inline]
+pub(crate) unsafe fn wait_for(
+    what: Awaited,
+    word: *const AtomicU32,
+    expected: u32,
+    mask: u32,
+    deadline: Deadline,
+) -> Waited {
     let at_work = AtWork::begin();
     let wait = Wait::prepare();
     let bucket = bucket(word as usize);
@@ -372,7 +389,7 @@ pub unsafe fn wait(word: *const AtomicU32, expected: u32, mask: u32, deadline: D
         wait.abandon();
         return Waited::Mismatch;
     }
-    let reason = wait.commit(deadline);
+    let reason = wait.commit(what, deadline);
     // Acquire: `false` is the waker's last access.
     if waiter.linked.load(Ordering::Acquire) {
         bucket.locked(|tree| {

@@ -42,6 +42,7 @@ mod loom_models;
 use std::ptr::NonNull;
 
 use crate::fiber::{Control, Runnable, current};
+use crate::inspect::Awaited;
 use crate::scheduler;
 use crate::sync::{AtomicU32, Ordering};
 use crate::trace::{self, Why};
@@ -62,6 +63,15 @@ pub(crate) enum Reason {
     Closed = 5,
     /// Something else is wanted of the fiber, or was: it looks, and waits on. See [`interrupt`].
     Interrupted = 6,
+}
+
+/// What [`WaitWord::look`] sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    /// It waits.
+    Parked,
+    /// It runs, is in a queue or about to be in one, prepares a wait.
+    Other,
 }
 
 /// The word by which the first of several wakes wins.
@@ -90,6 +100,14 @@ impl WaitWord {
         // SeqCst: see `interrupt`. As a Release it publishes the saved registers to the waker; Acquire on
         // failure sees what the faster waker did.
         self.0.compare_exchange(PREPARING, PARKED, Ordering::SeqCst, Ordering::Acquire).is_ok()
+    }
+
+    /// What an onlooker sees at this moment. Acquire: with it what the fiber wrote before it parked.
+    pub(crate) fn look(&self) -> Phase {
+        match self.0.load(Ordering::Acquire) {
+            PARKED => Phase::Parked,
+            _ => Phase::Other,
+        }
     }
 
     /// Why the fiber has been claimed.
@@ -258,9 +276,12 @@ impl Wait {
     ///
     /// Afterwards the caller unlinks its nodes, before they go out of scope, and then attends to what it was
     /// interrupted for ([`interrupt::attended`]).
-    pub(crate) fn commit(self, deadline: Deadline) -> Reason {
+    ///
+    /// `what` is for whoever looks at the fiber meanwhile.
+    pub(crate) fn commit(self, what: Awaited, deadline: Deadline) -> Reason {
         // SAFETY: the caller's own control block.
         let control = unsafe { self.control.as_ref() };
+        control.wants.begins(what, deadline);
         if deadline == Deadline::NEVER {
             self.park(control);
         } else {
@@ -322,5 +343,6 @@ pub fn sleep_until(deadline: Deadline) {
 /// If the caller is not a fiber.
 pub fn sleep(deadline: Deadline) -> bool {
     let _why = trace::because(Why::Timer);
-    interrupt::attended(Wait::prepare().commit(deadline)) == Reason::TimedOut
+    let reason = Wait::prepare().commit(Awaited::Time, deadline);
+    interrupt::attended(reason) == Reason::TimedOut
 }

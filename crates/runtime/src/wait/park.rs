@@ -30,6 +30,7 @@
 mod loom_models;
 
 use super::{Deadline, futex};
+use crate::inspect::Awaited;
 use crate::kernel;
 use crate::sync::{AtomicU32, Ordering};
 use crate::trace::{self, Why};
@@ -73,7 +74,9 @@ impl Token {
         let _why = trace::because(Why::Token);
         self.take(FIBER_WAITS, || {
             // SAFETY: the word is borrowed for the call; the caller is a fiber.
-            let waited = unsafe { futex::wait(self.word(), FIBER_WAITS, u32::MAX, deadline) };
+            let waited = unsafe {
+                futex::wait_for(Awaited::Token, self.word(), FIBER_WAITS, u32::MAX, deadline)
+            };
             waited != futex::Waited::TimedOut
         })
     }

@@ -35,6 +35,7 @@ use std::sync::atomic::Ordering;
 use super::staff::Staff;
 use super::{Core, MOST_PROCESSORS};
 use crate::fiber::Control;
+use crate::inspect::Awaited;
 use crate::scheduler::monitor;
 use crate::scheduler::processor::Processor;
 use crate::wait::{Deadline, futex};
@@ -95,7 +96,10 @@ impl Core {
             match (&outcome, call) {
                 (Outcome::Refused, Call::Waits) => {
                     // SAFETY: a core lives for ever; the caller is a fiber.
-                    unsafe { futex::wait(&core.returns, turn, u32::MAX, Deadline::NEVER) };
+                    unsafe {
+                        let word = &core.returns;
+                        futex::wait_for(Awaited::Call, word, turn, u32::MAX, Deadline::NEVER)
+                    };
                     continue;
                 }
                 (Outcome::Counted, Call::Works | Call::Waits) => core.call_stand_in(processor),

@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Core, RETIRED};
 use crate::fiber::{self, Fiber, in_fiber, space};
+use crate::inspect::Awaited;
 use crate::kernel;
 use crate::scheduler::monitor;
 use crate::trace::{self, Why};
@@ -202,7 +203,7 @@ fn wait_for(word: &AtomicU32, deadline: Deadline) {
     if in_fiber() {
         let _why = trace::because(Why::Join);
         // SAFETY: the word is borrowed for the call; the caller is a fiber.
-        unsafe { futex::wait(word, 0, u32::MAX, deadline) };
+        unsafe { futex::wait_for(Awaited::Runtime, word, 0, u32::MAX, deadline) };
     } else {
         kernel::futex_wait(word, 0, deadline.until());
     }

@@ -37,7 +37,31 @@ pub struct Statistics {
     pub blocked: usize,
 }
 
+/// What the processors of a runtime have counted since the process began.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Tally {
+    pub(crate) switches: u64,
+    pub(crate) steals: u64,
+    /// OS threads of the runtime's own, spare ones included.
+    pub(crate) threads: usize,
+}
+
 impl Core {
+    pub(crate) fn tally(&self) -> Tally {
+        let mut tally = Tally { threads: self.staff.lock().threads.len(), ..Tally::default() };
+        for processor in self.processors() {
+            // Relaxed, both: a momentary view.
+            tally.switches += processor.switches.load(Ordering::Relaxed);
+            tally.steals += processor.steals.load(Ordering::Relaxed);
+        }
+        tally
+    }
+
+    /// What the names of its workers begin with.
+    pub(crate) fn name(&self) -> String {
+        self.name.lock().clone()
+    }
+
     /// Costs a lock that is held for a moment, and a look at each processor.
     pub(crate) fn statistics(&self) -> Statistics {
         let (live, blocked) = {
