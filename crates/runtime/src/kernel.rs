@@ -7,6 +7,8 @@
 //! Two things are still libc's: `clock_gettime`, which is the vDSO's and never blocks, and
 //! `pthread_create`, fetched behind any symbol of ours by `dlsym(RTLD_NEXT)`.
 
+pub(crate) mod task;
+
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::os::fd::RawFd;
@@ -359,27 +361,6 @@ pub(crate) fn leave_descriptors() {
     // SAFETY: close_range(2) with CLOSE_RANGE_UNSHARE leaves the shared table as it is, or fails and
     // changes nothing.
     let _ = unsafe { syscall!(Sysno::close_range, 0, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
-}
-
-/// Whether the OS thread `tid` of this process runs or is about to (state `R` of proc(5));
-/// `false` also if that cannot be found out.
-pub(crate) fn is_runnable(tid: u32) -> bool {
-    let mut stat = [0u8; 128];
-    let path = format!("/proc/self/task/{tid}/stat\0");
-    // SAFETY: openat(2) of a NUL-terminated path, read(2) into a buffer of ours.
-    let read = unsafe {
-        let flags = libc::O_RDONLY | libc::O_CLOEXEC;
-        let Ok(fd) = syscall!(Sysno::openat, libc::AT_FDCWD, path.as_ptr(), flags) else {
-            return false;
-        };
-        let read = syscall!(Sysno::read, fd, stat.as_mut_ptr(), stat.len()).unwrap_or(0);
-        close(fd as RawFd);
-        read
-    };
-    // The name stands in parentheses and may hold any; the state follows the last.
-    let stat = &stat[..read];
-    let name_ends = stat.iter().rposition(|&byte| byte == b')');
-    name_ends.is_some_and(|end| stat.get(end + 2) == Some(&b'R'))
 }
 
 /// Appends `text` to the file at `path`, by one write, after making it if there is none. open(2), write(2)

@@ -46,7 +46,9 @@ mod trace;
 
 pub use blocking::blocking;
 pub use fiber::{Fiber, FiberId, NoFibers};
-pub use inspect::{Awaited, Dump, FiberState, Metrics, State, dump, metrics};
+pub use inspect::{
+    Awaited, BlockedCall, Dump, FiberState, Metrics, State, blocked_calls, dump, metrics,
+};
 pub use reactor::event;
 pub use runtime::{Runtime, RuntimeBuilder, identity, run};
 pub use scheduler::{Statistics, yield_now};

@@ -64,8 +64,9 @@ pub use sleave_libc::green_threads;
 pub use sleave_runtime::blocking::blocking;
 pub use sleave_runtime::interpose::{set as interpose, uninterposed};
 pub use sleave_runtime::{
-    Awaited, Builder, Dump, Fiber, FiberId, FiberState, JoinHandle, Metrics, NoFibers, Runtime,
-    RuntimeBuilder, Scope, ScopedJoinHandle, Since, State, Statistics, Timer, TimerBuilder,
-    current, dump, event, identity, metrics, park, park_deadline, park_timeout, pin, pool, run,
-    scope, set_connect_timeout, set_wait_timeout, spawn, unpin, worker, yield_now,
+    Awaited, BlockedCall, Builder, Dump, Fiber, FiberId, FiberState, JoinHandle, Metrics, NoFibers,
+    Runtime, RuntimeBuilder, Scope, ScopedJoinHandle, Since, State, Statistics, Timer,
+    TimerBuilder, blocked_calls, current, dump, event, identity, metrics, park, park_deadline,
+    park_timeout, pin, pool, run, scope, set_connect_timeout, set_wait_timeout, spawn, unpin,
+    worker, yield_now,
 };

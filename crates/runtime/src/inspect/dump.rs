@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::metrics::{Metrics, metrics};
+use super::seconds::Seconds;
 use super::visit::{Doing, Onlooked, visit};
 use super::wants::Awaited;
 use crate::fiber::FiberId;
@@ -106,7 +107,6 @@ pub enum State {
 /// sleeper.join().unwrap();
 /// ```
 pub fn dump() -> Dump {
-    let now = kernel::now();
     let mut fibers = Vec::new();
     let mut names: Vec<(&'static Core, Arc<str>)> = Vec::new();
     let complete = visit(&mut |seen| {
@@ -118,7 +118,8 @@ pub fn dump() -> Dump {
                 name
             }
         };
-        fibers.push(FiberState::new(seen, runtime, now));
+        // Asked for each: a wait may have begun just now.
+        fibers.push(FiberState::new(seen, runtime, kernel::now()));
         true
     });
     fibers.sort_unstable_by_key(|fiber| fiber.id);
@@ -151,15 +152,6 @@ impl FiberState {
             pinned: seen.pinned.map(usize::from),
             state,
         }
-    }
-}
-
-/// Seconds with three places.
-struct Seconds(Duration);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:03} s", self.0.as_secs(), self.0.subsec_millis())
     }
 }
 

@@ -5,20 +5,26 @@
 //! | `wants` | what a fiber waits for, as it leaves word of it in its control block |
 //! | `visit` | every fiber, looked at while all go on |
 //! | `dump`, `metrics` | what all of them do; numbers |
+//! | `calls` | calls that blocked a worker: which, where, how long |
 //! | [`report`] | a file at the process's end: what was not, or not for free, as the program asked for |
 //!
 //! Nothing here is called on the way of a fiber from wait to wait but three stores in `wants`.
 
+mod calls;
 mod dump;
 mod metrics;
+mod place;
 pub mod report;
+mod seconds;
 mod visit;
 mod wants;
 
+pub use self::calls::{BlockedCall, blocked_calls};
 pub use self::dump::{Dump, FiberState, State, dump};
 pub use self::metrics::{Metrics, metrics};
 pub use self::wants::Awaited;
 
+pub(crate) use self::calls::Watch;
 pub(crate) use self::visit::{about_to_go, unseen};
 pub(crate) use self::wants::{OfWait, tick};
 
@@ -27,5 +33,7 @@ pub(crate) use self::wants::{OfWait, tick};
 /// # Errors
 /// `InvalidInput` for a variable that is not what it should be.
 pub(crate) fn configure() -> std::io::Result<()> {
-    report::configure()
+    report::configure()?;
+    place::learn();
+    Ok(())
 }

@@ -12,17 +12,21 @@
 //! its number and its command. A process that never had a runtime nor anything to note writes none. Nor does one that ends
 //! without exit(3): by `_exit`, a signal, `abort`.
 //!
+//! Beside the notes it has the calls that blocked a worker (`calls`), and the most fibers and threads there were at a look of the
+//! monitor, every 5 ms.
+//!
 //! Notes are counted, and their number is bounded: [`MOST`] different ones, the others are one line.
 
 use std::ffi::CString;
 use std::fmt::Write;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use sleave_context::lock::Lock;
 
-use crate::fiber::AtWork;
+use super::calls::{self, blocked_calls};
+use crate::fiber::{AtWork, FiberId};
 use crate::kernel;
 
 /// How many different notes are kept.
@@ -77,6 +81,17 @@ pub fn note(kind: &'static str, detail: &str) {
 pub fn notes() -> Vec<(&'static str, String, u64)> {
     let _at_work = AtWork::begin();
     NOTES.lock().iter().map(|note| (note.kind, note.detail.to_string(), note.times)).collect()
+}
+
+/// The most fibers, and the most OS threads with a processor, that the monitor has seen at one of its looks.
+static FIBERS: AtomicUsize = AtomicUsize::new(0);
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// The monitor has seen so many.
+pub(crate) fn seen(fibers: usize, threads: usize) {
+    // Relaxed: the monitor alone writes.
+    FIBERS.fetch_max(fibers, Ordering::Relaxed);
+    THREADS.fetch_max(threads, Ordering::Relaxed);
 }
 
 /// Sees to it that the report is written at the end if the environment asks for one. Called whenever a runtime is
@@ -136,13 +151,24 @@ fn compose(text: &mut String) -> std::fmt::Result {
     let command: Vec<_> =
         std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     writeln!(text, "sleave report of process {}: {}", std::process::id(), command.join(" "))?;
+    // Relaxed, here and below: numbers for their own sake.
+    let (fibers, threads) = (FIBERS.load(Ordering::Relaxed), THREADS.load(Ordering::Relaxed));
+    let spawned = FiberId::count();
+    writeln!(text, "  fibers: {spawned} altogether, at most {fibers} at once")?;
+    writeln!(text, "  OS threads that run them: at most {threads} at once")?;
     for (kind, detail, times) in notes() {
         writeln!(text, "  {kind}: {detail}: {times}")?;
     }
-    // Relaxed: a count only.
     match OTHERS.load(Ordering::Relaxed) {
+        0 => {}
+        others => writeln!(text, "  other notes: {others}")?,
+    }
+    for call in blocked_calls() {
+        writeln!(text, "  call that blocked a worker: {call}")?;
+    }
+    match calls::others() {
         0 => Ok(()),
-        others => writeln!(text, "  other notes: {others}"),
+        others => writeln!(text, "  other calls that blocked a worker: {others}"),
     }
 }
 

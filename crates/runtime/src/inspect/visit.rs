@@ -109,6 +109,16 @@ pub(super) fn visit(see: &mut dyn FnMut(Onlooked) -> bool) -> bool {
     can
 }
 
+/// The number and name of the fiber in a slot, if there is one.
+pub(super) fn look_at(control: &Control) -> Option<(FiberId, Option<String>)> {
+    let _at_work = AtWork::begin();
+    // SeqCst, and Relaxed below: as in `visit`.
+    LOOKERS.fetch_add(1, Ordering::SeqCst);
+    let seen = kernel::membarrier().then(|| look(control)).flatten();
+    LOOKERS.fetch_sub(1, Ordering::Relaxed);
+    seen.map(|seen| (seen.id, seen.name))
+}
+
 fn look(control: &Control) -> Option<Onlooked> {
     let _look = LOOK.lock();
     let task = control.task.peek()?;

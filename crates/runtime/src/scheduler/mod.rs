@@ -50,7 +50,7 @@ mod processor;
 mod queue;
 mod seat;
 pub(crate) mod setxid;
-mod witness;
+pub(crate) mod witness;
 mod worker;
 
 #[cfg(all(test, not(loom)))]

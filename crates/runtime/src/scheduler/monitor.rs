@@ -53,6 +53,8 @@ struct Seen {
     looks: u32,
     /// CPU time of the worker's thread when it was first seen in this fiber.
     cpu: u64,
+    /// The call that blocks it.
+    call: inspect::Watch,
 }
 
 /// Looks after `core` from now on.
@@ -87,7 +89,11 @@ pub(crate) fn watched() -> Vec<&'static Core> {
 
 /// Looks after `core` no more.
 pub(super) fn forget(core: &'static Core) {
-    WATCHED.lock().retain(|watched| !std::ptr::eq(watched.core, core));
+    let mut watched = WATCHED.lock();
+    if let Some(place) = watched.iter().position(|watched| std::ptr::eq(watched.core, core)) {
+        // Its last calls are over.
+        look_at_calls(&mut watched.swap_remove(place));
+    }
 }
 
 /// A worker has been woken, has begun or counts again: the monitor shall look again.
@@ -118,9 +124,13 @@ fn monitor() {
         kernel::futex_wait(&never, 0, Some(now + TICK));
         inspect::tick();
         let mut busy = false;
+        let (mut fibers, mut threads) = (0, 0);
         for watched in WATCHED.lock().iter_mut() {
             busy |= look(watched);
+            fibers += watched.core.fibers();
+            threads += watched.core.live();
         }
+        inspect::report::seen(fibers, threads);
         while let Some(core) = orphan() {
             core.join(Deadline::NEVER);
             core.retire();
@@ -160,7 +170,7 @@ fn look(watched: &mut Watched) -> bool {
         let idle = processor.running.load(Ordering::Relaxed).is_null();
         // One that is in a call already is looked at anew when it counts again.
         if idle || switches != seen.switches || processor.blocked.load(Ordering::Relaxed) {
-            *seen = Seen { switches, looks: 0, cpu: 0 };
+            *seen = Seen { switches, looks: 0, cpu: 0, call: seen.call };
         } else {
             seen.looks = seen.looks.saturating_add(1);
         }
@@ -171,10 +181,18 @@ fn look(watched: &mut Watched) -> bool {
             core.block(processor);
         }
     }
+    look_at_calls(watched);
     if waiting || core.is_deserted() {
         core.notify();
     }
     !core.is_idle()
+}
+
+/// Records what blocks its workers.
+fn look_at_calls(watched: &mut Watched) {
+    for (processor, seen) in watched.core.processors().iter().zip(&mut watched.seen) {
+        seen.call.look(processor);
+    }
 }
 
 /// Whether the worker of `processor`, in one fiber for a while, will stay there: it sleeps in a

@@ -58,6 +58,8 @@ pub(crate) struct Processor {
     pub(crate) thread: AtomicU32,
     /// The worker is in a call that blocks it, see `core::call`. Changed under the lock of the core's staff.
     pub(super) blocked: AtomicBool,
+    /// How many such calls there have been. Changed likewise.
+    pub(super) calls: AtomicU64,
 }
 
 // SAFETY: fields marked *owner* are touched by the owning thread only; the others are made to
@@ -105,6 +107,7 @@ impl Processor {
             overdue: AtomicBool::new(false),
             thread: AtomicU32::new(0),
             blocked: AtomicBool::new(false),
+            calls: AtomicU64::new(0),
         }
     }
 
@@ -167,6 +170,18 @@ impl Processor {
     /// The worker's seat. The owner calls, here and in the next one.
     pub(super) fn seat(&self) -> Option<&'static Seat> {
         self.seat.get()
+    }
+
+    /// How many calls have blocked the worker so far.
+    pub(crate) fn calls(&self) -> u64 {
+        // Relaxed: a momentary view.
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// The kernel's id of the worker's thread, 0 if there is none.
+    pub(crate) fn thread(&self) -> u32 {
+        // Relaxed: whoever uses it checks what it leads to.
+        self.thread.load(Ordering::Relaxed)
     }
 
     /// Whether the worker is in a call that blocks it.

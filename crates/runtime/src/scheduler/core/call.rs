@@ -77,6 +77,11 @@ impl Staff {
         // Relaxed: as above.
         let counted = !processor.blocked.swap(true, Ordering::Relaxed);
         self.blocked += usize::from(counted);
+        if counted {
+            // Relaxed, both: under the lock.
+            let calls = processor.calls.load(Ordering::Relaxed) + 1;
+            processor.calls.store(calls, Ordering::Relaxed);
+        }
         counted
     }
 }

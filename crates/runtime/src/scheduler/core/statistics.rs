@@ -57,6 +57,17 @@ impl Core {
         tally
     }
 
+    /// Fibers that have been spawned and have not ended.
+    pub(crate) fn fibers(&self) -> usize {
+        // Relaxed: a momentary view.
+        self.fibers.load(Ordering::Relaxed) % KEEPER
+    }
+
+    /// OS threads that have a processor.
+    pub(crate) fn live(&self) -> usize {
+        self.staff.lock().live
+    }
+
     /// What the names of its workers begin with.
     pub(crate) fn name(&self) -> String {
         self.name.lock().clone()
@@ -75,7 +86,7 @@ impl Core {
         let queued: usize = processors.iter().map(|p| p.queue.len()).sum();
         let pinned: usize = self.seats().iter().map(|seat| seat.len()).sum();
         let runnable = queued + pinned + self.injector.len();
-        let fibers = self.fibers.load(Ordering::Relaxed) % KEEPER;
+        let fibers = self.fibers();
         // Without a processor nothing of this runtime has run: fibers are OS threads, or none has begun.
         let waiting =
             if processors.is_empty() { 0 } else { fibers.saturating_sub(running + runnable) };
