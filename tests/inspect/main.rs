@@ -6,6 +6,7 @@ mod support;
 
 mod calls;
 mod churn;
+mod deadlocks;
 mod waits;
 
 use sleave::{FiberState, State};

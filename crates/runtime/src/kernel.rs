@@ -382,10 +382,16 @@ pub(crate) fn append(path: &CStr, text: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Writes to standard error, as a last word before an abort: all of it or as much as goes.
-pub(crate) fn complain(text: &[u8]) {
-    // SAFETY: write(2) of our bytes to descriptor 2.
-    let _ = unsafe { syscall!(Sysno::write, 2, text.as_ptr(), text.len()) };
+/// Writes to standard error: all of it or as much as goes.
+pub(crate) fn complain(mut text: &[u8]) {
+    while !text.is_empty() {
+        // SAFETY: write(2) of our bytes to descriptor 2.
+        match unsafe { syscall!(Sysno::write, 2, text.as_ptr(), text.len()) } {
+            Ok(count) => text = &text[count.min(text.len())..],
+            Err(Errno::EINTR) => {}
+            Err(_) => return,
+        }
+    }
 }
 
 /// libc's own function `name`, behind any symbol of the program that shadows it.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use sleave_context::lock::Lock;
 
 use crate::fiber::{Fiber, NoFibers, Watcher, current, space, watch};
-use crate::inspect;
+use crate::inspect::{self, Deadlock};
 use crate::pool;
 use crate::scheduler::{Alarm, Caller, Core, Options, Statistics, enter_as_worker, setxid};
 use crate::spawn::{Builder, JoinHandle};
@@ -74,6 +74,7 @@ pub struct RuntimeBuilder {
     timeouts: Wishes,
     name: Option<String>,
     use_caller: bool,
+    deadlock: Option<Deadlock>,
 }
 
 impl RuntimeBuilder {
@@ -108,6 +109,19 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> RuntimeBuilder {
         self.timeouts.connect(Some(timeout));
+        self
+    }
+
+    /// What is done when no fiber of the process can ever run again; what `SLEAVE_DEADLOCK` says if nothing is said here, else
+    /// [`Deadlock::Report`]. Where several runtimes have fibers, the severest of their wishes counts.
+    ///
+    /// A second after everything has come to rest the runtime looks whether each fiber waits for a lock, a join or an
+    /// `unpark`, without a deadline, and no thread of the process, timer, event or descriptor could wake one. Threads that are anywhere but in
+    /// such a wait themselves might; while there is one, nothing is done. A signal handler might as well, of which nothing can be
+    /// known: a program whose fibers wait for one had better choose [`Deadlock::Ignore`].
+    #[must_use]
+    pub fn deadlock(mut self, action: Deadlock) -> RuntimeBuilder {
+        self.deadlock = Some(action);
         self
     }
 
@@ -185,7 +199,8 @@ impl RuntimeBuilder {
         let timeouts = self.timeouts.or(Timeouts::NONE)?;
         let name = self.name.unwrap_or_else(|| "sleave".into());
         let use_caller = self.use_caller;
-        let core = Core::new(Options { workers, use_caller, slot, timeouts, name })?;
+        let deadlock = self.deadlock.map_or_else(Deadlock::from_environment, Ok)?;
+        let core = Core::new(Options { workers, use_caller, slot, timeouts, deadlock, name })?;
         Ok(Runtime { core: CoreRef(core) })
     }
 }

@@ -54,6 +54,8 @@
 //! | `SLEAVE_STACK` | bytes of a fiber's stack, with an optional `K` or `M`; else a 256 KiB slot |
 //! | `SLEAVE_POOL` | free slots (stack and identity) that the process keeps for reuse, see [`pool`]; else no limit |
 //! | `SLEAVE_GREEN_THREADS` | 1: `pthread_create` and `std::thread::spawn` make fibers, see [`green_threads`] |
+//! | `SLEAVE_DEADLOCK` | `report`, `abort` or `ignore`, see [`RuntimeBuilder::deadlock`] |
+//! | `SLEAVE_REPORT` | a file that the process appends to when it ends, see [`blocked_calls`] |
 //! | `SLEAVE_IDENTITY` | `threads`: every fiber is an OS thread |
 //! | `SLEAVE_TRACE` | with the feature `trace`, 1: a line on standard error for each event of a fiber |
 
@@ -64,8 +66,8 @@ pub use sleave_libc::green_threads;
 pub use sleave_runtime::blocking::blocking;
 pub use sleave_runtime::interpose::{set as interpose, uninterposed};
 pub use sleave_runtime::{
-    Awaited, BlockedCall, Builder, Dump, Fiber, FiberId, FiberState, JoinHandle, Metrics, NoFibers,
-    Runtime, RuntimeBuilder, Scope, ScopedJoinHandle, Since, State, Statistics, Timer,
+    Awaited, BlockedCall, Builder, Deadlock, Dump, Fiber, FiberId, FiberState, JoinHandle, Metrics,
+    NoFibers, Runtime, RuntimeBuilder, Scope, ScopedJoinHandle, Since, State, Statistics, Timer,
     TimerBuilder, blocked_calls, current, dump, event, identity, metrics, park, park_deadline,
     park_timeout, pin, pool, run, scope, set_connect_timeout, set_wait_timeout, spawn, unpin,
     worker, yield_now,

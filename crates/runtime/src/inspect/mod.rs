@@ -6,11 +6,13 @@
 //! | `visit` | every fiber, looked at while all go on |
 //! | `dump`, `metrics` | what all of them do; numbers |
 //! | `calls` | calls that blocked a worker: which, where, how long |
+//! | `deadlock` | that no fiber can ever run again |
 //! | [`report`] | a file at the process's end: what was not, or not for free, as the program asked for |
 //!
 //! Nothing here is called on the way of a fiber from wait to wait but three stores in `wants`.
 
 mod calls;
+mod deadlock;
 mod dump;
 mod metrics;
 mod place;
@@ -20,11 +22,13 @@ mod visit;
 mod wants;
 
 pub use self::calls::{BlockedCall, blocked_calls};
+pub use self::deadlock::Deadlock;
 pub use self::dump::{Dump, FiberState, State, dump};
 pub use self::metrics::{Metrics, metrics};
 pub use self::wants::Awaited;
 
 pub(crate) use self::calls::Watch;
+pub(crate) use self::deadlock::Suspicion;
 pub(crate) use self::visit::{about_to_go, unseen};
 pub(crate) use self::wants::{OfWait, tick};
 

@@ -24,7 +24,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::atomic::{
-    AtomicBool, AtomicIsize, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+    AtomicBool, AtomicIsize, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
 
 use sleave_context::lock::Lock;
@@ -37,6 +37,7 @@ use super::processor::Processor;
 use super::seat::Seat;
 use crate::fiber::Runnable;
 use crate::green;
+use crate::inspect::Deadlock;
 use crate::kernel;
 use crate::reactor::Driver;
 use crate::signal;
@@ -61,6 +62,8 @@ pub struct Options {
     pub slot: usize,
     /// What a fiber begins with unless its spawner says otherwise.
     pub timeouts: Timeouts,
+    /// What is done when no fiber can run any more.
+    pub deadlock: Deadlock,
     /// The workers' names begin with this.
     pub name: String,
 }
@@ -80,6 +83,7 @@ pub(crate) struct Core {
     signals: AtomicU64,
     wait_timeout: AtomicU64,
     connect_timeout: AtomicU64,
+    deadlock: AtomicU8,
     name: Lock<String>,
 
     processors: Box<[UnsafeCell<MaybeUninit<&'static Processor>>]>,
@@ -159,6 +163,7 @@ impl Core {
                 signals: AtomicU64::new(0),
                 wait_timeout: AtomicU64::new(0),
                 connect_timeout: AtomicU64::new(0),
+                deadlock: AtomicU8::new(0),
                 name: Lock::new(String::new()),
                 processors: (0..MOST_PROCESSORS)
                     .map(|_| UnsafeCell::new(MaybeUninit::uninit()))
@@ -206,6 +211,7 @@ impl Core {
         core.signals.store(kernel::signal_mask(), Ordering::Relaxed);
         core.wait_timeout.store(options.timeouts.wait, Ordering::Relaxed);
         core.connect_timeout.store(options.timeouts.connect, Ordering::Relaxed);
+        core.deadlock.store(options.deadlock as u8, Ordering::Relaxed);
         core.fibers.store(end::KEEPER, Ordering::Relaxed);
         core.released.store(false, Ordering::Relaxed);
         core.orphaned.store(false, Ordering::Relaxed);
@@ -222,6 +228,12 @@ impl Core {
     pub(crate) fn term(&self) -> Term {
         // Relaxed: the caller has a runtime that has the core, or has kept it from its end.
         Term(self.term.load(Ordering::Relaxed))
+    }
+
+    /// What is done when no fiber can run any more.
+    pub(crate) fn deadlock(&self) -> Deadlock {
+        // Relaxed: set before the core is shared.
+        Deadlock::from_number(self.deadlock.load(Ordering::Relaxed))
     }
 
     /// Bytes of the usual slot.
@@ -246,7 +258,7 @@ impl Core {
     }
 
     /// The processors there are, in use or not.
-    pub(super) fn processors(&self) -> &[&'static Processor] {
+    pub(crate) fn processors(&self) -> &[&'static Processor] {
         // Acquire pairs with the Release in `make_processor`.
         let count = self.count.load(Ordering::Acquire);
         let all: *const UnsafeCell<MaybeUninit<&'static Processor>> = self.processors.as_ptr();
@@ -337,7 +349,7 @@ impl Core {
     }
 
     /// Whether every worker sleeps.
-    pub(super) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         // SeqCst, both: the monitor looks here after it has said that it sleeps, see
         // `monitor::awake`.
         let active = self.active.load(Ordering::SeqCst);

@@ -12,7 +12,7 @@
 //! * Slots that no fiber has needed for a while return their memory.
 //!
 //! It ticks only while some worker is awake: an idle process has no wake-ups, but for one every two seconds
-//! until the memory of a burst has been returned.
+//! until the memory of a burst has been returned, and one after a second if its fibers may be dead-locked (`inspect::deadlock`).
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -22,7 +22,7 @@ use super::core::Core;
 use super::processor::Processor;
 use super::witness;
 use crate::fiber::{AtWork, Space, known_space};
-use crate::inspect;
+use crate::inspect::{self, Suspicion};
 use crate::kernel::{self, OsThread};
 use crate::signal;
 use crate::wait::Deadline;
@@ -113,6 +113,7 @@ fn monitor() {
     kernel::set_signal_mask(signal::ALL);
     let never = AtomicU32::new(0);
     let (mut quiet, mut next_round) = (0, kernel::now() + ROUND);
+    let mut suspicion = Suspicion::default();
     loop {
         let now = kernel::now();
         if now >= next_round {
@@ -142,7 +143,15 @@ fn monitor() {
             ASLEEP.store(1, Ordering::SeqCst);
             if WATCHED.lock().iter().all(|watched| watched.core.is_idle()) && orphan().is_none() {
                 let surplus = known_space().is_some_and(Space::has_surplus);
-                kernel::futex_wait(&ASLEEP, 1, surplus.then_some(next_round));
+                let suspicious = suspicion.when();
+                let until = [surplus.then_some(next_round), suspicious].into_iter().flatten().min();
+                kernel::futex_wait(&ASLEEP, 1, until);
+                // Relaxed: who gets up clears it, and what is looked at then is looked at twice.
+                if suspicious.is_some_and(|at| kernel::now() >= at)
+                    && ASLEEP.load(Ordering::Relaxed) == 1
+                {
+                    suspicion.examine();
+                }
             }
             ASLEEP.store(0, Ordering::Relaxed);
         }

@@ -34,7 +34,7 @@ impl Core {
     }
 
     /// The earliest time at which something may be due in any wheel; `u64::MAX` if never.
-    pub(super) fn next_due(&self) -> u64 {
+    pub(crate) fn next_due(&self) -> u64 {
         self.wheels().map(Wheel::next).min().unwrap_or(u64::MAX)
     }
 
