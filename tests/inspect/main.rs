@@ -7,6 +7,7 @@ mod support;
 mod calls;
 mod churn;
 mod deadlocks;
+mod example;
 mod waits;
 
 use sleave::{FiberState, State};

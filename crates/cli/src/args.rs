@@ -13,6 +13,7 @@ use crate::scale::args::Scale;
 const EXAMPLES: &str = "\
 Examples:
   sleave run -- python3 server.py      a program as it is, its threads fibers
+  sleave dump 4711                     what the fibers of a process do, and wait for
   sleave demo                          10,000 connections on threads, then on fibers
   sleave demo --connections 500 --seconds 2 --workers 1
   sleave demo --json | jq .requests_per_second
@@ -64,6 +65,16 @@ Examples:
   sleave echo --listen 127.0.0.1:7000 --processes 4
       four processes behind one address; one that dies is reported, the stop reaches all")]
     Echo(Echo),
+    /// Have a process say what each of its fibers does and waits for
+    ///
+    /// The process must have been started with SLEAVE_DUMP in its environment: the name of a signal that it answers by a dump on its
+    /// standard error. This finds out which, and sends it.
+    #[command(after_help = "\
+Examples:
+  SLEAVE_DUMP=SIGQUIT sleave run -- python3 server.py 2> log &
+  sleave dump $!                       then, in the file log: a line for each fiber
+  SLEAVE_DUMP=SIGQUIT ./server         in a terminal, Ctrl-\\ does the same")]
+    Dump(Dump),
     /// Run a program as it is: its threads become fibers
     ///
     /// The program is neither changed nor linked anew: an object that is put before its libraries makes a fiber where the
@@ -140,6 +151,14 @@ pub struct Echo {
     /// Share the address with other processes of this user that ask for it, too (SO_REUSEPORT)
     #[arg(long)]
     pub reuse_port: bool,
+}
+
+/// Options of `dump`.
+#[derive(Args, Clone, Debug)]
+pub struct Dump {
+    /// The process
+    #[arg(value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    pub pid: i32,
 }
 
 /// What serves a connection.

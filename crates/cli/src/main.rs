@@ -9,6 +9,7 @@
 //!        ├─ scale ─┬─ connections ─▶ fleet, (processes) client ─▶ load
 //!        │         └─ fibers
 //!        ├─ bench ─── pool
+//!        ├─ dump ──── /proc/PID, kill
 //!        └─ run ───── program, object ─▶ execve
 //! ```
 //!
@@ -21,6 +22,7 @@ mod children;
 mod connections;
 mod console;
 mod demo;
+mod dump;
 mod echo;
 mod fleet;
 mod limits;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         args::Command::Echo(arguments) => echo::run(&arguments),
         args::Command::Scale(arguments) => scale::run(&arguments),
         args::Command::Bench(arguments) => bench::run(&arguments).map(|()| true),
+        args::Command::Dump(arguments) => dump::run(&arguments).map(|()| true),
         args::Command::Run(arguments) => return run::run(&arguments),
     };
     match done {

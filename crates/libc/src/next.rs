@@ -129,6 +129,7 @@ macro_rules! next {
             crate::pthread::watch_fork();
             crate::pthread::know_objects();
             crate::green::configure();
+            sleave_runtime::inspect::prepare();
         }
     };
     (@type ($($type:ty),*) () $ret:ty) => { unsafe extern "C-unwind" fn($($type),*) -> $ret };

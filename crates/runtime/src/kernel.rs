@@ -319,6 +319,9 @@ fn change_signal_mask(mask: Option<&u64>) -> u64 {
     before
 }
 
+/// The two signals that glibc keeps for itself, 32 and 33, as a mask: setuid(2) waits for every thread to answer.
+pub(crate) const GLIBCS: u64 = 0b11 << 31;
+
 /// The process whose descriptors the reactor knows.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 
@@ -395,7 +398,7 @@ pub(crate) fn complain(mut text: &[u8]) {
 }
 
 /// libc's own function `name`, behind any symbol of the program that shadows it.
-fn next(name: &CStr) -> Option<*mut c_void> {
+pub(crate) fn next(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: dlsym(3) with a NUL-terminated name; RTLD_NEXT searches the objects after the one
     // that holds this code.
     let f = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) };

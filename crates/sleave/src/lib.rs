@@ -54,6 +54,7 @@
 //! | `SLEAVE_STACK` | bytes of a fiber's stack, with an optional `K` or `M`; else a 256 KiB slot |
 //! | `SLEAVE_POOL` | free slots (stack and identity) that the process keeps for reuse, see [`pool`]; else no limit |
 //! | `SLEAVE_GREEN_THREADS` | 1: `pthread_create` and `std::thread::spawn` make fibers, see [`green_threads`] |
+//! | `SLEAVE_DUMP` | a signal that the process answers by a [`dump()`] on standard error |
 //! | `SLEAVE_DEADLOCK` | `report`, `abort` or `ignore`, see [`RuntimeBuilder::deadlock`] |
 //! | `SLEAVE_REPORT` | a file that the process appends to when it ends, see [`blocked_calls`] |
 //! | `SLEAVE_IDENTITY` | `threads`: every fiber is an OS thread |

@@ -26,10 +26,19 @@ pub struct Running {
 
 impl Running {
     /// Starts `command`.
-    pub fn start(mut command: impl BorrowMut<Command>) -> Self {
+    pub fn start(command: impl BorrowMut<Command>) -> Self {
+        Self::start_on(command, Stdio::null())
+    }
+
+    /// Starts `command`, whose standard input stays open until the end.
+    pub fn start_with_input(command: impl BorrowMut<Command>) -> Self {
+        Self::start_on(command, Stdio::piped())
+    }
+
+    fn start_on(mut command: impl BorrowMut<Command>, input: Stdio) -> Self {
         let mut child = command
             .borrow_mut()
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -56,6 +65,11 @@ impl Running {
             }
             before.push(line);
         }
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends `signal`.

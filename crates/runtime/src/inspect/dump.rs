@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!   sleave dump of process 4711
-//!   3 fibers: 1 running, 0 runnable, 2 waiting; 2 workers, 1 idle; 0 calls that block
+//!   fibers: 3 (1 running, 0 runnable, 2 waiting); workers: 2 (1 idle); calls that block: 0
 //!     fiber  name      worker  what it does
 //!         1  main           0  waits for the end of fiber 3, for 1.250 s
 //!         2  -              1  runs
@@ -194,8 +194,8 @@ impl fmt::Display for Dump {
         writeln!(f, "sleave dump of process {}", self.process)?;
         writeln!(
             f,
-            "{fibers} fibers: {running} running, {runnable} runnable, {waiting} waiting; \
-             {workers} workers, {idle} idle; {blocked} calls that block"
+            "fibers: {fibers} ({running} running, {runnable} runnable, {waiting} waiting); \
+             workers: {workers} ({idle} idle); calls that block: {blocked}"
         )?;
         if !self.complete {
             return writeln!(f, "what each of them does cannot be seen here");

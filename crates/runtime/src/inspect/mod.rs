@@ -7,6 +7,7 @@
 //! | `dump`, `metrics` | what all of them do; numbers |
 //! | `calls` | calls that blocked a worker: which, where, how long |
 //! | `deadlock` | that no fiber can ever run again |
+//! | `signal` | the dump on a signal |
 //! | [`report`] | a file at the process's end: what was not, or not for free, as the program asked for |
 //!
 //! Nothing here is called on the way of a fiber from wait to wait but three stores in `wants`.
@@ -18,6 +19,7 @@ mod metrics;
 mod place;
 pub mod report;
 mod seconds;
+mod signal;
 mod visit;
 mod wants;
 
@@ -25,6 +27,7 @@ pub use self::calls::{BlockedCall, blocked_calls};
 pub use self::deadlock::Deadlock;
 pub use self::dump::{Dump, FiberState, State, dump};
 pub use self::metrics::{Metrics, metrics};
+pub use self::signal::{dump_signal, prepare};
 pub use self::wants::Awaited;
 
 pub(crate) use self::calls::Watch;
@@ -38,6 +41,7 @@ pub(crate) use self::wants::{OfWait, tick};
 /// `InvalidInput` for a variable that is not what it should be.
 pub(crate) fn configure() -> std::io::Result<()> {
     report::configure()?;
+    signal::configure()?;
     place::learn();
     Ok(())
 }
