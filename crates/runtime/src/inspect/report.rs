@@ -15,7 +15,7 @@
 //! Beside the notes it has the calls that blocked a worker (`calls`), and the most fibers and threads there were at a look of the
 //! monitor, every 5 ms.
 //!
-//! Notes are counted, and their number is bounded: [`MOST`] different ones, the others are one line.
+//! Notes are counted, and their number is bounded: `MOST` different ones, the others are one line.
 
 use std::ffi::CString;
 use std::fmt::Write;

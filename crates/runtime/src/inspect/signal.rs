@@ -74,7 +74,7 @@ fn wish() -> Option<Result<c_int, String>> {
     (!text.is_empty()).then(|| dump_signal(text).ok_or_else(|| text.to_owned()))
 }
 
-/// Installs the handler if the environment asks for it. For constructors: what is wrong is told by [`configure`].
+/// Installs the handler if the environment asks for it. For constructors: what is wrong is told when a runtime is made.
 pub fn prepare() {
     if let Some(Ok(signal)) = wish() {
         install(signal);
