@@ -1,8 +1,7 @@
 //! Dumps while everything changes: fibers begin, wait, move, end, and slots are used again, made and given back.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +22,9 @@ fn live(number: usize, mutex: &Mutex<usize>) {
     child.join().unwrap();
 }
 
+/// How often each of two threads looks.
+const DUMPS: usize = 100;
+
 #[test]
 fn dumps_are_consistent_while_ten_thousand_fibers_churn() {
     if !can() {
@@ -32,65 +34,60 @@ fn dumps_are_consistent_while_ten_thousand_fibers_churn() {
         for workers in WORKERS {
             let _watchdog = Watchdog::over(Host::Fibers { workers }, LONG_PATIENCE);
             let runtime = sleave::Runtime::builder().workers(workers).build().unwrap();
-            let done = Arc::new(AtomicBool::new(false));
-            let lookers: Vec<_> = (0..2).map(|_| look_until(done.clone())).collect();
+            let lookers = [false, true].map(|frames| thread::spawn(move || look(frames)));
             let lives = scaled(10_000);
-            let ended = AtomicUsize::new(0);
-            runtime.run(|| {
-                let mutex = Mutex::new(0);
-                sleave::scope(|s| {
-                    for number in 0..lives {
-                        let (mutex, ended) = (&mutex, &ended);
-                        let builder = Builder::new().name(format!("churn {number}"));
-                        let life = move || {
-                            live(number, mutex);
-                            ended.fetch_add(1, Ordering::Relaxed);
-                        };
-                        builder.spawn_scoped(s, life).unwrap();
-                        if number % 1000 == 0 {
-                            // Slots go back to the kernel, and are made anew.
-                            sleave::pool::trim();
-                        }
-                    }
-                });
-                assert_eq!(*mutex.lock().unwrap(), lives);
-            });
-            done.store(true, Ordering::Relaxed);
-            let dumps: usize = lookers.into_iter().map(|looker| looker.join().unwrap()).sum();
-            assert!(dumps > 0, "somebody has looked");
-            assert_eq!(ended.into_inner(), lives);
+            let mut rounds = 0;
+            while rounds == 0 || !lookers.iter().all(thread::JoinHandle::is_finished) {
+                runtime.run(|| churn(lives));
+                rounds += 1;
+            }
+            lookers.into_iter().for_each(|looker| looker.join().unwrap());
             runtime.stop();
         }
     });
 }
 
-/// A thread that dumps until `done`, and holds every dump against what must be true of it; how many there were.
-fn look_until(done: Arc<AtomicBool>) -> thread::JoinHandle<usize> {
-    thread::spawn(move || {
-        let mut dumps = 0;
-        while !done.load(Ordering::Relaxed) || dumps == 0 {
-            let dump = sleave::dump();
-            assert!(dump.complete);
-            let ids: HashSet<_> = dump.fibers.iter().map(|fiber| fiber.id).collect();
-            assert_eq!(ids.len(), dump.fibers.len(), "each fiber once");
-            for fiber in &dump.fibers {
-                if let Some(name) = &fiber.name {
-                    let number = name.strip_prefix("churn ").expect("no name but these");
-                    assert!(number.parse::<usize>().is_ok(), "a whole name: {name}");
-                }
-                if let State::Waiting { what, left, .. } = fiber.state {
-                    // Only those who sleep have a deadline here, and none of a second.
-                    match what {
-                        Awaited::Time => assert!(left.is_some_and(|left| left.as_secs() == 0)),
-                        _ => assert_eq!(left, None, "{fiber}"),
-                    }
+/// Many fibers live, all at once, and none is lost.
+fn churn(lives: usize) {
+    let mutex = Mutex::new(0);
+    sleave::scope(|s| {
+        for number in 0..lives {
+            let mutex = &mutex;
+            let builder = Builder::new().name(format!("churn {number}"));
+            builder.spawn_scoped(s, move || live(number, mutex)).unwrap();
+            if number % 1000 == 0 {
+                // Slots go back to the kernel, and are made anew.
+                sleave::pool::trim();
+            }
+        }
+    });
+    assert_eq!(mutex.into_inner().unwrap(), lives);
+}
+
+/// Dumps, with backtraces if it wants `frames`, and holds every dump against what must be true of it.
+fn look(frames: bool) {
+    for _ in 0..DUMPS {
+        let dump = if frames { sleave::dump_with_backtraces() } else { sleave::dump() };
+        assert!(dump.complete);
+        let ids: HashSet<_> = dump.fibers.iter().map(|fiber| fiber.id).collect();
+        assert_eq!(ids.len(), dump.fibers.len(), "each fiber once");
+        for fiber in &dump.fibers {
+            if let Some(name) = &fiber.name {
+                let number = name.strip_prefix("churn ").expect("no name but these");
+                assert!(number.parse::<usize>().is_ok(), "a whole name: {name}");
+            }
+            let waits = matches!(fiber.state, State::Waiting { .. });
+            assert_eq!(!fiber.frames.is_empty(), waits && frames, "{fiber}");
+            if let State::Waiting { what, left, .. } = fiber.state {
+                // Only those who sleep have a deadline here, and none of a second.
+                match what {
+                    Awaited::Time => assert!(left.is_some_and(|left| left.as_secs() == 0)),
+                    _ => assert_eq!(left, None, "{fiber}"),
                 }
             }
-            assert!(dump.to_string().lines().count() > dump.fibers.len());
-            dumps += 1;
-            // Who looks all the time holds up all that end; that is not the point here.
-            thread::sleep(Duration::from_millis(1));
         }
-        dumps
-    })
+        if !frames {
+            assert!(dump.to_string().lines().count() > dump.fibers.len());
+        }
+    }
 }

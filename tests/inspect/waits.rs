@@ -215,6 +215,38 @@ fn running_fibers_name_their_worker_and_pins_are_told() {
     });
 }
 
+/// Parks, in a frame of its own.
+#[inline(never)]
+fn parks_here() {
+    sleave::park();
+    std::hint::black_box(());
+}
+
+#[test]
+fn backtrace_of_a_parked_fiber_goes_through_where_it_waits() {
+    /// More than the function's code has.
+    const LENGTH: usize = 512;
+    each(|prefix| {
+        let name = format!("{prefix}-parks");
+        let parks = spawn(name.clone(), parks_here);
+        awaits(&name, Awaited::Token);
+        assert_eq!(fiber(&name).unwrap().frames, [], "nobody has asked for it");
+        let dump = sleave::dump_with_backtraces();
+        let parked = dump.fibers.iter().find(|fiber| fiber.name.as_ref() == Some(&name));
+        let frames = &parked.expect("it is there").frames;
+        let here = parks_here as fn() as usize;
+        assert!(
+            frames.iter().any(|address| (here..here + LENGTH).contains(address)),
+            "{here:#x}: {frames:#x?}"
+        );
+        let text = dump.to_string();
+        let mut lines = text.lines().skip_while(|line| !line.contains(&name)).skip(1);
+        assert!(lines.next().is_some_and(|line| line.trim_start().starts_with("#0 ")), "{text}");
+        parks.fiber().unpark();
+        parks.join().unwrap();
+    });
+}
+
 #[test]
 fn call_that_blocks_its_thread_is_told() {
     each(|prefix| {

@@ -47,7 +47,8 @@ mod trace;
 pub use blocking::blocking;
 pub use fiber::{Fiber, FiberId, NoFibers};
 pub use inspect::{
-    Awaited, BlockedCall, Deadlock, Dump, FiberState, Metrics, State, blocked_calls, dump, metrics,
+    Awaited, BlockedCall, Deadlock, Dump, FiberState, Metrics, State, blocked_calls, dump,
+    dump_with_backtraces, metrics,
 };
 pub use reactor::event;
 pub use runtime::{Runtime, RuntimeBuilder, identity, run};

@@ -55,6 +55,7 @@
 //! | `SLEAVE_POOL` | free slots (stack and identity) that the process keeps for reuse, see [`pool`]; else no limit |
 //! | `SLEAVE_GREEN_THREADS` | 1: `pthread_create` and `std::thread::spawn` make fibers, see [`green_threads`] |
 //! | `SLEAVE_DUMP` | a signal that the process answers by a [`dump()`] on standard error |
+//! | `SLEAVE_BACKTRACE` | 1: such dumps tell where each fiber waits |
 //! | `SLEAVE_DEADLOCK` | `report`, `abort` or `ignore`, see [`RuntimeBuilder::deadlock`] |
 //! | `SLEAVE_REPORT` | a file that the process appends to when it ends, see [`blocked_calls`] |
 //! | `SLEAVE_IDENTITY` | `threads`: every fiber is an OS thread |
@@ -69,7 +70,7 @@ pub use sleave_runtime::interpose::{set as interpose, uninterposed};
 pub use sleave_runtime::{
     Awaited, BlockedCall, Builder, Deadlock, Dump, Fiber, FiberId, FiberState, JoinHandle, Metrics,
     NoFibers, Runtime, RuntimeBuilder, Scope, ScopedJoinHandle, Since, State, Statistics, Timer,
-    TimerBuilder, blocked_calls, current, dump, event, identity, metrics, park, park_deadline,
-    park_timeout, pin, pool, run, scope, set_connect_timeout, set_wait_timeout, spawn, unpin,
-    worker, yield_now,
+    TimerBuilder, blocked_calls, current, dump, dump_with_backtraces, event, identity, metrics,
+    park, park_deadline, park_timeout, pin, pool, run, scope, set_connect_timeout,
+    set_wait_timeout, spawn, unpin, worker, yield_now,
 };

@@ -59,11 +59,13 @@
 //! AVX code with SSE code"; the Rust reference, "Inline assembly".
 
 mod fp_control;
+mod walk;
 
 use super::{Backend, Bounds, Entry, Hook, Link, Message};
 use core::arch::{asm, naked_asm};
 
 pub use fp_control::FpControl;
+pub use walk::{is_walk, walk};
 
 /// Unwind tables that find the frame pointer, the return address, the stack pointer and `rbx` in a
 /// context that a register points at: a suspended one, or one that has called ([`X86_64::resume`]) and

@@ -30,7 +30,7 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::dump::dump;
+use super::dump::dump_as_configured;
 use super::visit::{Doing, visit};
 use super::wants::Awaited;
 use crate::kernel::{self, task};
@@ -133,7 +133,7 @@ fn may_be_stuck(core: &Core) -> bool {
 /// Whether every fiber has begun and waits, without a deadline, for what another fiber or a thread would have to do.
 fn fibers_wait_for_each_other(cores: &[&'static Core]) -> bool {
     let (mut count, mut all) = (0, true);
-    let seen = visit(&mut |fiber| {
+    let seen = visit(false, &mut |fiber| {
         count += 1;
         all = match fiber.doing {
             Doing::Waits(wait) => {
@@ -208,7 +208,7 @@ fn act(cores: &[&'static Core]) {
     }
     let text = format!(
         "sleave: dead-lock: every fiber waits for another, and nothing else could wake one\n{}",
-        dump()
+        dump_as_configured()
     );
     kernel::complain(text.as_bytes());
     if what == Deadlock::Abort {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::metrics::{Metrics, metrics};
+use super::place::Place;
 use super::seconds::Seconds;
 use super::visit::{Doing, Onlooked, visit};
 use super::wants::Awaited;
@@ -57,6 +58,8 @@ pub struct FiberState {
     pub pinned: Option<usize>,
     /// What it does.
     pub state: State,
+    /// Where it waits: return addresses, innermost first, 64 at most. Empty unless [`dump_with_backtraces`] was asked, and it waits.
+    pub frames: Vec<usize>,
 }
 
 /// What a fiber does.
@@ -107,9 +110,35 @@ pub enum State {
 /// sleeper.join().unwrap();
 /// ```
 pub fn dump() -> Dump {
+    make(false)
+}
+
+/// As [`dump`], with the place in the program where each fiber waits, by return addresses.
+///
+/// `Display` shows them as `symbol+offset (object)`, for exported symbols, else `object+offset`, which is what addr2line(1)
+/// understands. Each backtrace takes some 10 µs, during which a worker that would run that fiber, or any other, waits.
+///
+/// # Examples
+///
+/// ```
+/// let dump = sleave_runtime::dump_with_backtraces();
+/// print!("{dump}");
+/// ```
+pub fn dump_with_backtraces() -> Dump {
+    make(true)
+}
+
+/// What is written to standard error when nobody has asked by a call: with backtraces if `SLEAVE_BACKTRACE` in the environment
+/// is neither empty nor 0.
+pub(super) fn dump_as_configured() -> Dump {
+    let wish = std::env::var_os("SLEAVE_BACKTRACE");
+    make(wish.is_some_and(|wish| !wish.is_empty() && wish != "0"))
+}
+
+fn make(frames: bool) -> Dump {
     let mut fibers = Vec::new();
     let mut names: Vec<(&'static Core, Arc<str>)> = Vec::new();
-    let complete = visit(&mut |seen| {
+    let complete = visit(frames, &mut |seen| {
         let runtime = match names.iter().find(|(core, _)| std::ptr::eq(*core, seen.core)) {
             Some((_, name)) => name.clone(),
             None => {
@@ -151,6 +180,7 @@ impl FiberState {
             worker: seen.worker,
             pinned: seen.pinned.map(usize::from),
             state,
+            frames: seen.frames,
         }
     }
 }
@@ -203,6 +233,10 @@ impl fmt::Display for Dump {
         writeln!(f, "{:>7}  {:<15}  {:>8}  what it does", "fiber", "name", "worker")?;
         for fiber in &self.fibers {
             writeln!(f, "{fiber}")?;
+            for (number, address) in fiber.frames.iter().enumerate() {
+                // A return address may be the first of the next function.
+                writeln!(f, "{:>12}#{number} {}", "", Place::of(address - 1))?;
+            }
         }
         if self.unlisted > 0 {
             writeln!(f, "and {} that have not begun, or wait for an event", self.unlisted)?;

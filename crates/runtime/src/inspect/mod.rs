@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `wants` | what a fiber waits for, as it leaves word of it in its control block |
 //! | `visit` | every fiber, looked at while all go on |
+//! | `stack` | where in the program a parked fiber waits |
 //! | `dump`, `metrics` | what all of them do; numbers |
 //! | `calls` | calls that blocked a worker: which, where, how long |
 //! | `deadlock` | that no fiber can ever run again |
@@ -20,19 +21,20 @@ mod place;
 pub mod report;
 mod seconds;
 mod signal;
+mod stack;
 mod visit;
 mod wants;
 
 pub use self::calls::{BlockedCall, blocked_calls};
 pub use self::deadlock::Deadlock;
-pub use self::dump::{Dump, FiberState, State, dump};
+pub use self::dump::{Dump, FiberState, State, dump, dump_with_backtraces};
 pub use self::metrics::{Metrics, metrics};
 pub use self::signal::{dump_signal, prepare};
 pub use self::wants::Awaited;
 
 pub(crate) use self::calls::Watch;
 pub(crate) use self::deadlock::Suspicion;
-pub(crate) use self::visit::{about_to_go, unseen};
+pub(crate) use self::visit::{about_to_go, about_to_run, unseen};
 pub(crate) use self::wants::{OfWait, tick};
 
 /// What the environment asks for. Called whenever a runtime is made.

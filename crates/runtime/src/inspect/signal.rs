@@ -20,14 +20,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use sleave_context::lock::Lock;
 
-use super::{blocked_calls, dump};
+use super::blocked_calls;
+use super::dump::dump_as_configured;
 use crate::kernel::{self, OsThread};
 
 /// The variable that names the signal.
 const VARIABLE: &CStr = c"SLEAVE_DUMP";
 
 /// Bytes of the thread's stack.
-const STACK: usize = 256 << 10;
+const STACK: usize = 512 << 10;
 
 /// Dumps that have been asked for; a futex.
 static REQUESTS: AtomicU32 = AtomicU32::new(0);
@@ -156,7 +157,7 @@ fn answer() {
             continue;
         }
         answered = requests;
-        kernel::complain(dump().to_string().as_bytes());
+        kernel::complain(dump_as_configured().to_string().as_bytes());
         // After the fibers: to name these places the loader's lock is needed, which a stuck call may hold.
         for call in blocked_calls() {
             kernel::complain(format!("call that blocked a worker: {call}\n").as_bytes());

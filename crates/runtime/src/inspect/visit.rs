@@ -15,6 +15,11 @@
 //! sees LOOKERS; after, then the visitor sees that there is no task. So a fiber's end costs a load of a word that hardly ever
 //! changes. Where the kernel refuses the call, nobody looks.
 //!
+//! **The stack** of a fiber that waits is read only where a backtrace is wanted, and must not change meanwhile. The same way keeps
+//! the fiber: who is about to run one asks for LOOKERS, too, and passes through LOOK. If the visitor, holding LOOK, finds it
+//! PARKED, then whoever runs it next has yet to ask. (Had he asked before the barrier, the claim that made him run it came before that
+//! as well, and the visitor would see it, or a later wait.)
+//!
 //! **The state** is read twice, see `wants`. What is reported of one fiber was so at one moment; of two fibers it is not the
 //! same moment, unless nothing moves.
 //!
@@ -26,6 +31,7 @@ use std::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
 use sleave_context::lock::Lock;
 
+use super::stack;
 use super::wants::Seen;
 use crate::fiber::{AtWork, Control, FiberId, known_space};
 use crate::green;
@@ -51,6 +57,8 @@ pub(super) struct Onlooked {
     pub(super) worker: Option<usize>,
     pub(super) pinned: Option<u8>,
     pub(super) doing: Doing,
+    /// Where it waits, if that is wanted and it does.
+    pub(super) frames: Vec<usize>,
 }
 
 /// What a fiber was doing.
@@ -80,16 +88,23 @@ fn wait_for_lookers() {
     drop(LOOK.lock());
 }
 
+/// To be called by a worker between having decided to run a fiber and running it.
+#[inline(always)]
+pub(crate) fn about_to_run() {
+    about_to_go();
+}
+
 /// Runs `write`, which writes a control block that is no fiber's, while nobody looks at it.
 pub(crate) fn unseen<T>(write: impl FnOnce() -> T) -> T {
     let _look = LOOK.lock();
     write()
 }
 
-/// Calls `see` with every started fiber of the process until it answers `false`; whether fibers can be looked at here.
+/// Calls `see` with every started fiber of the process, and if wanted its `frames`, until it answers `false`; whether fibers can
+/// be looked at here.
 ///
 /// `see` runs without a lock. Must not be called in a signal handler.
-pub(super) fn visit(see: &mut dyn FnMut(Onlooked) -> bool) -> bool {
+pub(super) fn visit(frames: bool, see: &mut dyn FnMut(Onlooked) -> bool) -> bool {
     let Some(space) = known_space() else { return true };
     // What allocates under the lock may not park there.
     let _at_work = AtWork::begin();
@@ -99,7 +114,7 @@ pub(super) fn visit(see: &mut dyn FnMut(Onlooked) -> bool) -> bool {
     if can {
         let mut goes_on = true;
         space.visit(&mut |control| {
-            if goes_on && let Some(seen) = look(control) {
+            if goes_on && let Some(seen) = look(control, frames) {
                 goes_on = see(seen);
             }
         });
@@ -114,13 +129,13 @@ pub(super) fn look_at(control: &Control) -> Option<(FiberId, Option<String>)> {
     let _at_work = AtWork::begin();
     // SeqCst, and Relaxed below: as in `visit`.
     LOOKERS.fetch_add(1, Ordering::SeqCst);
-    let seen = kernel::membarrier().then(|| look(control)).flatten();
+    let seen = kernel::membarrier().then(|| look(control, false)).flatten();
     LOOKERS.fetch_sub(1, Ordering::Relaxed);
     seen.map(|seen| (seen.id, seen.name))
 }
 
-fn look(control: &Control) -> Option<Onlooked> {
-    let _look = LOOK.lock();
+fn look(control: &Control, frames: bool) -> Option<Onlooked> {
+    let held = LOOK.lock();
     let task = control.task.peek()?;
     // SAFETY: the fiber has not passed through the lock that is held here, so its reference to the task is there.
     let header = unsafe { task.as_ref() };
@@ -128,7 +143,15 @@ fn look(control: &Control) -> Option<Onlooked> {
     let name = name.map(str::to_owned).or_else(|| green::name_of(control));
     let worker = control.runner().map(|processor| processor.number());
     let pinned = control.link.seat.get();
-    Some(Onlooked { id, name, core: header.core, worker, pinned, doing: doing(control) })
+    let (core, doing) = (header.core, doing(control));
+    let frames = match doing {
+        // SAFETY: it is parked, so its registers are saved, and whoever runs it next waits for the lock that is held.
+        Doing::Waits(_) if frames => Some(unsafe { stack::frames(control.context.get()) }),
+        _ => None,
+    };
+    drop(held);
+    let frames = frames.map_or(Vec::new(), |frames| frames.addresses().to_vec());
+    Some(Onlooked { id, name, core, worker, pinned, doing, frames })
 }
 
 fn doing(control: &Control) -> Doing {

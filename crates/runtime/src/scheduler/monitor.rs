@@ -27,6 +27,8 @@ use crate::kernel::{self, OsThread};
 use crate::signal;
 use crate::wait::Deadline;
 
+/// Bytes of its stack: a report of a dead-lock may name the places of backtraces.
+const STACK: usize = 512 << 10;
 /// Nanoseconds between two looks.
 const TICK: u64 = 5_000_000;
 /// Looks in a row at which a worker is in the same fiber, until it counts as stuck.
@@ -64,7 +66,7 @@ pub(super) fn watch(core: &'static Core) {
     WATCHED.lock().push(Watched { core, seen: Vec::new() });
     // Relaxed: only one of several may start it.
     if !STARTED.swap(true, Ordering::Relaxed)
-        && OsThread::start("sleave-monitor".into(), 128 << 10, monitor).is_err()
+        && OsThread::start("sleave-monitor".into(), STACK, monitor).is_err()
     {
         // Without it everything works that does not block; the next runtime tries again.
         STARTED.store(false, Ordering::Relaxed);

@@ -175,6 +175,7 @@ impl Processor {
         // Relaxed: for observers only.
         self.running.store(control.as_ptr(), Ordering::Relaxed);
         trace::enters(fiber, self);
+        inspect::about_to_run();
         let carrier = self.carrier.get();
         let again = fiber.carrier.replace(carrier) == carrier;
         Target { context: fiber.context.get(), thread_pointer: fiber.thread_pointer, again }
