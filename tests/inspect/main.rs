@@ -8,6 +8,8 @@ mod calls;
 mod churn;
 mod deadlocks;
 mod example;
+#[cfg(feature = "backtrace")]
+mod names;
 mod waits;
 
 use sleave::{FiberState, State};

@@ -65,6 +65,11 @@
 #[cfg(feature = "interpose")]
 pub use sleave_libc::green_threads;
 
+#[cfg(feature = "backtrace")]
+mod names;
+#[cfg(feature = "backtrace")]
+pub use names::name_frames;
+
 pub use sleave_runtime::blocking::blocking;
 pub use sleave_runtime::interpose::{set as interpose, uninterposed};
 pub use sleave_runtime::{

@@ -116,7 +116,7 @@ pub fn dump() -> Dump {
 /// As [`dump`], with the place in the program where each fiber waits, by return addresses.
 ///
 /// `Display` shows them as `symbol+offset (object)`, for exported symbols, else `object+offset`, which is what addr2line(1)
-/// understands. Each backtrace takes some 10 µs, during which a worker that would run that fiber, or any other, waits.
+/// understands; where somebody names places ([`name_places_by`](crate::inspect::name_places_by)), as he names them. Each backtrace takes some 10 µs, during which a worker that would run that fiber, or any other, waits.
 ///
 /// # Examples
 ///

@@ -29,6 +29,7 @@ pub use self::calls::{BlockedCall, blocked_calls};
 pub use self::deadlock::Deadlock;
 pub use self::dump::{Dump, FiberState, State, dump, dump_with_backtraces};
 pub use self::metrics::{Metrics, metrics};
+pub use self::place::name_places_by;
 pub use self::signal::{dump_signal, prepare};
 pub use self::wants::Awaited;
 

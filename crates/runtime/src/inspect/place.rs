@@ -3,10 +3,33 @@
 
 use std::ffi::{CStr, c_int, c_void};
 use std::fmt;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use sleave_context::lock::Lock;
 
 use crate::fiber::AtWork;
+
+/// Who knows more of addresses than the dynamic linker; null if nobody does.
+static NAMER: AtomicPtr<()> = AtomicPtr::new(null_mut());
+
+/// Has `namer` name places from now on, where it can: for whoever reads debugging information. It is called when a dump, a report or a
+/// list of blocked calls is made, on whatever thread or fiber does that, without a lock of the runtime's.
+pub fn name_places_by(namer: fn(usize) -> Option<String>) {
+    // Release: with what it relies on.
+    NAMER.store(namer as *mut (), Ordering::Release);
+}
+
+fn named(address: usize) -> Option<String> {
+    // Acquire pairs with `name_places_by`.
+    let namer = NAMER.load(Ordering::Acquire);
+    if namer.is_null() || address == 0 {
+        return None;
+    }
+    // SAFETY: not null, so it is a function of this type.
+    let namer = unsafe { std::mem::transmute::<*mut (), fn(usize) -> Option<String>>(namer) };
+    namer(address)
+}
 
 /// An address in a program.
 pub(super) struct Place {
@@ -14,6 +37,8 @@ pub(super) struct Place {
     /// Where the object begins that it lies in.
     object: Option<usize>,
     file: String,
+    /// What whoever knows more has called it.
+    name: Option<String>,
     symbol: Option<(String, usize)>,
 }
 
@@ -37,6 +62,7 @@ impl Place {
             address,
             object: found.then_some(info.dli_fbase as usize),
             file: file.rsplit('/').next().unwrap_or_default().to_owned(),
+            name: named(address),
             symbol: text(info.dli_sname)
                 .map(|symbol| (symbol, address.wrapping_sub(info.dli_saddr as usize))),
         }
@@ -47,6 +73,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.symbol, self.object) {
             _ if self.address == 0 => f.write_str("a place that is not known"),
+            _ if self.name.is_some() => f.write_str(self.name.as_deref().unwrap_or_default()),
             (Some((symbol, offset)), _) => write!(f, "{symbol}+{offset:#x} ({})", self.file),
             (None, Some(object)) => write!(f, "{}+{:#x}", self.file, self.address - object),
             (None, None) => write!(f, "{:#x}", self.address),
