@@ -3,6 +3,7 @@
 #[allow(dead_code, reason = "each test binary uses its part of the helpers")]
 mod common;
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output};
 
 use common::{Running, run, sleave};
@@ -94,6 +95,32 @@ fn program_as_it_is_says_what_its_threads_wait_for() {
         }
         program.complaint("end of the dump");
     }
+}
+
+#[test]
+fn program_as_it_is_is_found_dead_locked() {
+    if !can_run() {
+        return;
+    }
+    if Command::new("python3").arg("--version").output().is_err() {
+        println!("skipped: this machine has no python3");
+        return;
+    }
+    let script = "import threading\n\
+        a, b, both = threading.Lock(), threading.Lock(), threading.Barrier(2)\n\
+        def cross(first, second):\n    \
+            with first:\n        \
+                both.wait()\n        \
+                second.acquire()\n\
+        threads = [threading.Thread(target=cross, args=pair) for pair in [(a, b), (b, a)]]\n\
+        [thread.start() for thread in threads]\n\
+        [thread.join() for thread in threads]\n";
+    let mut command = sleave(&["run", "--workers", "2", "--", "python3", "-c", script]);
+    let done = run(command.env("SLEAVE_DEADLOCK", "abort"));
+    let said = text(&done.stderr);
+    assert_eq!(done.status.signal(), Some(libc::SIGABRT), "{said}");
+    assert!(said.contains("fibers: 2 (0 running, 0 runnable, 2 waiting)"), "{said}");
+    assert_eq!(said.matches("waits for the lock at 0x").count(), 2, "{said}");
 }
 
 #[test]

@@ -575,6 +575,7 @@ pub fn may_exist() -> bool {
 pub fn forked() {
     // Relaxed: nobody else is there.
     LIVING.store(1, Ordering::Relaxed);
+    crate::inspect::forked();
 }
 
 #[inline]

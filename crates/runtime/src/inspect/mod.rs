@@ -35,7 +35,7 @@ pub use self::wants::Awaited;
 
 pub(crate) use self::calls::Watch;
 pub(crate) use self::deadlock::Suspicion;
-pub(crate) use self::visit::{about_to_go, about_to_run, unseen};
+pub(crate) use self::visit::{about_to_go, about_to_run, forked, unseen};
 pub(crate) use self::wants::{OfWait, tick};
 
 /// What the environment asks for. Called whenever a runtime is made.

@@ -21,7 +21,7 @@ use std::ffi::CString;
 use std::fmt::Write;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use sleave_context::lock::Lock;
 
@@ -45,8 +45,10 @@ static NOTES: Lock<Vec<Note>> = Lock::new(Vec::new());
 /// Notes for which there was no room.
 static OTHERS: AtomicU64 = AtomicU64::new(0);
 
-/// Whose report goes where, if somebody wants one.
-static FILE: Lock<Option<(u32, CString)>> = Lock::new(None);
+/// Where the report goes, if somebody wants one.
+static FILE: Lock<Option<CString>> = Lock::new(None);
+/// Whose it is.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
 
 /// Notes that something was not as the program asked for, for the report: what `kind` of thing, and in `detail` which.
 /// Equal notes are counted.
@@ -119,7 +121,9 @@ pub(crate) fn configure() -> io::Result<()> {
         if DONE.swap(true, Ordering::Relaxed) {
             return Ok(());
         }
-        *FILE.lock() = Some((kernel::getpid(), absolute));
+        *FILE.lock() = Some(absolute);
+        // Relaxed: read by this process's end, or by a child's, which finds another number.
+        PROCESS.store(kernel::getpid(), Ordering::Relaxed);
         // SAFETY: atexit(3) of a function without arguments. It fails for lack of memory only: then there is no report.
         unsafe { libc::atexit(write) };
     }
@@ -129,11 +133,13 @@ pub(crate) fn configure() -> io::Result<()> {
 
 /// Writes the report, if it is this process's: a child of fork(2) has inherited it, and has nothing to say.
 extern "C" fn write() {
+    // Relaxed: see `configure`. Before the lock, which somebody may have held when a child was made.
+    if PROCESS.load(Ordering::Relaxed) != kernel::getpid() {
+        return;
+    }
     let _at_work = AtWork::begin();
     let file = FILE.lock().take();
-    if let Some((process, file)) = file
-        && process == kernel::getpid()
-    {
+    if let Some(file) = file {
         // Who cannot be written to now cannot be told either.
         let _ = kernel::append(&file, text().as_bytes());
     }

@@ -94,6 +94,12 @@ pub(crate) fn about_to_run() {
     about_to_go();
 }
 
+/// In the child of a fork nobody looks, whoever did in the parent.
+pub(crate) fn forked() {
+    // Relaxed: the caller is the only thread.
+    LOOKERS.store(0, Ordering::Relaxed);
+}
+
 /// Runs `write`, which writes a control block that is no fiber's, while nobody looks at it.
 pub(crate) fn unseen<T>(write: impl FnOnce() -> T) -> T {
     let _look = LOOK.lock();
