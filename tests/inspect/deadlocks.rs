@@ -158,6 +158,17 @@ fn a_thread_that_joins_a_fiber_is_stuck_with_it() {
 }
 
 #[test]
+fn a_thread_that_comes_to_rest_later_makes_it_one() {
+    let Some(runtime) = child() else {
+        return dead_locks("a_thread_that_comes_to_rest_later_makes_it_one", &["parked "]);
+    };
+    let parked = Builder::new().name("parked").spawn_on(&runtime, sleave::park).unwrap();
+    // It might unpark the fiber. It is only at the second look that it does not.
+    thread::sleep(Duration::from_millis(1500));
+    parked.join().unwrap();
+}
+
+#[test]
 fn the_report_alone_leaves_the_process_alive() {
     if let Some(runtime) = child() {
         return runtime.run(|| spawn("forgotten", sleave::park).join().unwrap());

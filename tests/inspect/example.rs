@@ -1,7 +1,7 @@
 //! The example says what it is meant to say.
 
 use super::can;
-use super::support::Company;
+use super::support::{Company, Host, PATIENCE, Watchdog};
 
 #[allow(dead_code, reason = "its main prints")]
 #[path = "../../examples/dump.rs"]
@@ -12,7 +12,10 @@ fn the_dump_names_what_each_waits_for() {
     if !can() {
         return;
     }
-    let mut told = Company::Alone.keep(|| dump::tell(&dump::story()));
+    let mut told = Company::Alone.keep(|| {
+        let _watchdog = Watchdog::over(Host::Fibers { workers: 2 }, PATIENCE);
+        dump::tell(&dump::story())
+    });
     // `reader` and the others may begin in any order.
     told.sort_unstable();
     let expected = [

@@ -1,16 +1,18 @@
 //! Calls that block a worker: which, where, how often, how long.
 //!
-//! A call counts that blocks its thread for two looks of the monitor, some 10 ms, be it [declared](crate::blocking()), by the
-//! program or the interposed C library, or found by the monitor. Nothing is measured by whoever makes the call: the monitor sees at
-//! its ticks when a call is on and when it is over, asks the kernel what the thread is in, and enters it here.
+//! A call counts in which the monitor finds a worker's thread at two looks, some 5 ms apart, whether it was
+//! [declared](crate::blocking()), by the program or the interposed C library, or not. Nothing is measured by whoever makes the call: at its
+//! ticks the monitor sees that a worker is in the same fiber still, asks the kernel where its thread stands, and enters the call here.
 //!
 //! ```text
-//!   monitor's look:   1st          2nd           3rd …         n-th
-//!   the worker:       in a fiber   the same      the same      has moved on
-//!                     since: now   ask, enter                  worst, total: now − since
+//!   monitor's look:   1st          2nd              3rd           4th …       n-th
+//!   the worker:       in a fiber   in a call        in the same   the same    has moved on, or computes
+//!                                  since: now       enter                     worst, total: now − since
 //! ```
 //!
-//! So a time is right to a tick on either side. Calls made one after the other in between two looks look like one.
+//! So a time is right to a tick or two. A thread that runs when it is asked for is in no call; it is asked for again after twice the
+//! looks, so a fiber that computes costs little. Calls that are made one after the other from one place, between
+//! two looks, look like one.
 //!
 //! Calls are told apart by system call and by two addresses: the one from which the kernel was called, and, as that is often the same
 //! wrapper of the C library's, the first one on the stack that is another object's code, which is taken for the place that the
@@ -31,13 +33,14 @@ use super::place::{self, Place};
 use super::seconds::Seconds;
 use super::visit::look_at;
 use crate::fiber::{AtWork, Control, FiberId, in_slots};
-use crate::kernel::{self, task};
+use crate::kernel;
+use crate::kernel::task::{self, Standing};
 use crate::scheduler::{Processor, witness};
 
 /// How many different calls are kept.
 const MOST: usize = 64;
-/// Looks at which a call is on until it is entered.
-const PATIENCE: u32 = 2;
+/// Nanoseconds of CPU time that a thread in a call does not use.
+const COMPUTES: u64 = 2_000_000;
 /// Words of stack that are kept.
 const STACK: usize = 48;
 
@@ -45,9 +48,9 @@ const STACK: usize = 48;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct BlockedCall {
-    /// The system call, by its name in the kernel; `None` if the thread was in none: it computed, or came back just then.
+    /// The system call, by its name in the kernel; `None` if the thread slept elsewhere: a page had to be read.
     pub call: Option<&'static str>,
-    /// The address after the instruction that calls the kernel; 0 if that is not known.
+    /// The address after the instruction that calls the kernel.
     pub address: usize,
     /// Where that is: `symbol+offset (object)` or `object+offset`.
     pub place: String,
@@ -90,13 +93,18 @@ static OTHERS: AtomicU64 = AtomicU64::new(0);
 pub(crate) struct Watch {
     switches: u64,
     fiber: usize,
+    /// Calls that have been declared so far, or found.
     calls: u64,
-    /// It was in a call at the last look.
+    /// It was in such a call at the last look.
     blocked: bool,
     looks: u32,
-    /// When it was first seen in this fiber.
+    /// Where its thread stood at the last look, if that was looked at.
+    standing: Option<Standing>,
+    /// When it was first seen there.
     since: u64,
-    /// Where the call has been entered.
+    /// CPU time of the thread then.
+    cpu: u64,
+    /// Where the call has been entered; [`MOST`] if there was no room.
     entry: Option<usize>,
 }
 
@@ -110,70 +118,98 @@ impl Watch {
         let same = !fiber.is_null()
             && (fiber as usize, switches) == (self.fiber, self.switches)
             && !(self.blocked && (calls != self.calls || !blocked));
-        (self.blocked, self.calls) = (blocked, calls);
         if !same {
-            if let Some(entry) = self.entry.take() {
-                ends(entry, kernel::now() - self.since);
-            }
-            self.looks = 0;
-            (self.fiber, self.switches) = (fiber as usize, switches);
-            self.since = if fiber.is_null() { 0 } else { kernel::now() };
+            self.ends();
+            *self = Watch { switches, fiber: fiber as usize, calls, blocked, ..Watch::default() };
             return;
         }
+        (self.blocked, self.calls) = (blocked, calls);
         self.looks = self.looks.saturating_add(1);
-        if self.entry.is_none() && blocked && self.looks >= PATIENCE {
-            self.entry = begins(processor, fiber, self);
+        let thread = processor.thread();
+        if self.entry.is_some() {
+            // What computes has come back from its call.
+            if kernel::cpu_time(thread).is_none_or(|cpu| cpu > self.cpu + COMPUTES) {
+                self.ends();
+                self.looks = 0;
+            }
+        } else if self.standing.is_some() || self.looks.is_power_of_two() {
+            let standing = witness::look(move || task::standing(thread));
+            match standing {
+                Some(standing) if self.standing == Some(standing) => {
+                    self.entry = self.begins(processor, fiber, standing);
+                }
+                _ => {
+                    self.standing = standing;
+                    self.since = kernel::now();
+                    self.cpu = kernel::cpu_time(thread).unwrap_or(0);
+                }
+            }
         }
     }
-}
 
-/// Enters the call that `processor` is in; where.
-fn begins(processor: &Processor, control: *const Control, watch: &Watch) -> Option<usize> {
-    let thread = processor.thread();
-    let standing = witness::look(move || task::standing(thread));
-    let (number, address, caller) = match standing {
-        Some(standing) => {
-            let stack = copy_stack(standing.stack, control as usize);
-            let caller = place::elsewhere(standing.address, &stack);
-            (standing.call.map(|call| call.0), standing.address, caller)
+    /// The call that has been entered is over.
+    fn ends(&mut self) {
+        self.standing = None;
+        if let Some(entry) = self.entry.take() {
+            let time = kernel::now().saturating_sub(self.since);
+            // One that there was no room for is nowhere.
+            if let Some(entry) = TABLE.lock().get_mut(entry) {
+                entry.now -= 1;
+                entry.total += time;
+                entry.worst = entry.worst.max(time);
+            }
         }
-        None => (None, 0, None),
-    };
-    // SAFETY: a slot's control block, which is never unmapped.
-    let (fiber, name) = look_at(unsafe { &*control })?;
-    // Relaxed: if it has moved meanwhile, what was read may be another's.
-    if processor.switches.load(Ordering::Relaxed) != watch.switches {
-        return None;
     }
-    let _at_work = AtWork::begin();
-    let mut table = TABLE.lock();
-    let this = (number, address, caller);
-    let known = table.iter().position(|one| (one.number, one.address, one.caller) == this);
-    let place = known.unwrap_or(table.len());
-    if place == MOST {
-        // Relaxed: a count only.
-        OTHERS.fetch_add(1, Ordering::Relaxed);
-        return None;
-    }
-    if known.is_none() {
-        let (since, name) = (watch.since, None);
-        let (times, now, total, worst) = (0, 0, 0, 0);
-        table.push(Entry { number, address, caller, fiber, name, times, now, total, worst, since });
-    }
-    let entry = &mut table[place];
-    (entry.fiber, entry.name) = (fiber, name);
-    entry.since = if entry.now == 0 { watch.since } else { entry.since.min(watch.since) };
-    entry.times += 1;
-    entry.now += 1;
-    Some(place)
-}
 
-fn ends(entry: usize, time: u64) {
-    let mut table = TABLE.lock();
-    let entry = &mut table[entry];
-    entry.now -= 1;
-    entry.total += time;
-    entry.worst = entry.worst.max(time);
+    /// Enters the call that `processor` is in; where.
+    fn begins(
+        &self,
+        processor: &Processor,
+        control: *const Control,
+        standing: Standing,
+    ) -> Option<usize> {
+        let stack = copy_stack(standing.stack, control as usize);
+        let caller = place::elsewhere(standing.address, &stack);
+        let (number, address) = (standing.call.map(|call| call.0), standing.address);
+        // SAFETY: a slot's control block, which is never unmapped.
+        let (fiber, name) = look_at(unsafe { &*control })?;
+        // Relaxed: if it has moved meanwhile, what was read may be another's.
+        if processor.switches.load(Ordering::Relaxed) != self.switches {
+            return None;
+        }
+        let _at_work = AtWork::begin();
+        let mut table = TABLE.lock();
+        let this = (number, address, caller);
+        let known = table.iter().position(|one| (one.number, one.address, one.caller) == this);
+        let place = known.unwrap_or(table.len());
+        if place == MOST {
+            // Relaxed: a count only.
+            OTHERS.fetch_add(1, Ordering::Relaxed);
+            return Some(MOST);
+        }
+        if known.is_none() {
+            let (since, name) = (self.since, None);
+            let (times, now, total, worst) = (0, 0, 0, 0);
+            table.push(Entry {
+                number,
+                address,
+                caller,
+                fiber,
+                name,
+                times,
+                now,
+                total,
+                worst,
+                since,
+            });
+        }
+        let entry = &mut table[place];
+        (entry.fiber, entry.name) = (fiber, name);
+        entry.since = if entry.now == 0 { self.since } else { entry.since.min(self.since) };
+        entry.times += 1;
+        entry.now += 1;
+        Some(place)
+    }
 }
 
 /// The words above the stack pointer, if that lies in the slot of `control`.
@@ -190,7 +226,7 @@ fn copy_stack(top: usize, control: usize) -> [usize; STACK] {
     words
 }
 
-/// The calls that have blocked a worker for 10 ms or longer since the process began, the one that took most time first.
+/// The calls that have blocked a worker for some 10 ms or longer since the process began, the one that took most time first.
 ///
 /// Which calls these are and how to make them park instead is told in `docs/blocking-calls.md`. At most 64 different ones
 /// are kept, by system call and place.

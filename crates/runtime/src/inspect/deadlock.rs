@@ -1,7 +1,8 @@
 //! Dead-locks: no fiber can ever run again.
 //!
-//! The monitor looks when every worker has slept for a second, once until a fiber has run again; it costs an idle process one
-//! wake-up. What it finds is a dead-lock if all this holds:
+//! The monitor looks when every worker has slept for a second. If only a thread stands against it, it looks again after twice the
+//! time, and so on for half an hour; else not before a fiber has run again. So it costs an idle process one wake-up, or
+//! eleven. What it finds is a dead-lock if all this holds:
 //!
 //! * no fiber runs or could, none is in a call that blocks its thread, and none has not begun;
 //! * each waits for another: for a lock, a fiber's end, a token, and without a deadline;
@@ -10,8 +11,9 @@
 //!   has no timeout, which is where `run`, `join`, `Mutex::lock` sleep.
 //!
 //! ```text
-//!   all asleep for 1 s ─▶ threads? ─▶ fibers? ─▶ threads, once more; has anybody run? ─▶ report, abort
-//!                            └───────────┴──────────────────┴─ somebody could wake somebody: nothing is said
+//!   all asleep for 1 s ─▶ fibers? ─▶ threads? ─▶ both, once more; has anybody run? ─▶ report, abort
+//!                            │           └──────────────────┴─ somebody could wake somebody: 2 s, 4 s, …
+//!                            └─ one waits for the world outside: nothing is said
 //! ```
 //!
 //! Such a state is stable: if it was so at one moment it stays so. The looks are made one after the other, hence the second round.
@@ -39,6 +41,8 @@ use syscalls::Sysno;
 
 /// Nanoseconds for which every worker has slept before anybody looks.
 const SUSPICIOUS: u64 = 1_000_000_000;
+/// The longest time after which it is looked at again.
+const LAST: u64 = SUSPICIOUS << 10;
 
 /// What is done when no fiber of the process can ever run again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -86,33 +90,49 @@ impl Deadlock {
 /// The monitor's view of it.
 #[derive(Default)]
 pub(crate) struct Suspicion {
-    /// Switches of all runtimes when it was last looked into; nobody has run since if they are the same.
-    examined: Option<u64>,
+    /// Switches of all runtimes when it began; nobody has run since if they are the same.
+    switches: Option<u64>,
+    /// When to look.
+    at: Option<u64>,
+    /// How long after that to look again.
+    delay: u64,
 }
 
 impl Suspicion {
     /// When to look, in nanoseconds, if there is any need: nobody works, somebody waits, and no deadline is
     /// set. The monitor asks right before it sleeps.
-    pub(crate) fn when(&self) -> Option<u64> {
+    pub(crate) fn when(&mut self) -> Option<u64> {
         let cores = watched();
         let suspicious = cores.iter().any(|core| core.fibers() > 0)
-            && cores.iter().all(|core| may_be_stuck(core))
-            && self.examined != Some(switches(&cores));
-        suspicious.then(|| kernel::now() + SUSPICIOUS)
+            && cores.iter().all(|core| may_be_stuck(core));
+        if !suspicious {
+            return None;
+        }
+        let switches = switches(&cores);
+        if self.switches.replace(switches) != Some(switches) {
+            self.delay = SUSPICIOUS;
+            self.at = Some(kernel::now() + self.delay);
+        }
+        self.at
     }
 
     /// Looks into it: nobody has got up since [`Suspicion::when`].
     pub(crate) fn examine(&mut self) {
+        self.at = None;
         let cores = watched();
-        let before = switches(&cores);
-        self.examined = Some(before);
+        if !fibers_wait_for_each_other(&cores) {
+            return;
+        }
         let stuck = threads_sleep_for_good(&cores)
             && cores.iter().all(|core| may_be_stuck(core))
             && fibers_wait_for_each_other(&cores)
             && threads_sleep_for_good(&cores)
-            && switches(&cores) == before;
+            && Some(switches(&cores)) == self.switches;
         if stuck {
             act(&cores);
+        } else if self.delay < LAST {
+            self.delay *= 2;
+            self.at = Some(kernel::now() + self.delay);
         }
     }
 }

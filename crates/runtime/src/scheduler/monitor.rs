@@ -12,7 +12,7 @@
 //! * Slots that no fiber has needed for a while return their memory.
 //!
 //! It ticks only while some worker is awake: an idle process has no wake-ups, but for one every two seconds
-//! until the memory of a burst has been returned, and one after a second if its fibers may be dead-locked (`inspect::deadlock`).
+//! until the memory of a burst has been returned, and one after a second, a few more later, if its fibers may be dead-locked (`inspect::deadlock`).
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
