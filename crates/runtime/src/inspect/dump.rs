@@ -97,7 +97,7 @@ pub enum State {
 /// # if sleave_runtime::identity().is_err() { return; }
 /// use sleave_runtime::{Builder, State, inspect::Awaited};
 ///
-/// let sleeper = Builder::new().name("sleeper".into()).spawn(sleave_runtime::park).unwrap();
+/// let sleeper = Builder::new().name("sleeper").spawn(sleave_runtime::park).unwrap();
 /// let state = loop {
 ///     let dump = sleave_runtime::dump();
 ///     match dump.fibers.iter().find(|fiber| fiber.name.as_deref() == Some("sleeper")) {
