@@ -135,6 +135,8 @@ const OPERATIONS_BY_WEIGHT: &[(usize, Operation)] = &[
     (4, panics),
     (3, scopes),
     (1, computes),
+    (4, cancels),
+    (4, limits),
 ];
 
 fn yields(_: &Arc<World>, random: &mut Random) -> u64 {
@@ -356,6 +358,47 @@ fn computes(_: &Arc<World>, random: &mut Random) -> u64 {
         assert!((product - 1001.0).abs() < 1e-6, "{product}");
         assert_eq!(sum % 500_500, 0);
         product = 1.0;
+    }
+    1
+}
+
+/// A child that waits for ever in one way or another, and is told not to.
+fn cancels(world: &Arc<World>, random: &mut Random) -> u64 {
+    let (value, how) = (Value::new(world), random.within(0..4));
+    let child = world.child(move || {
+        let _value = value;
+        match how {
+            0 => sleave::park(),
+            1 => thread::sleep(Duration::from_secs(3600)),
+            2 => {
+                let (mut near, _far) = UnixStream::pair().unwrap();
+                near.read_exact(&mut [0]).expect_err("nobody writes");
+            }
+            _ => loop {
+                sleave::yield_now();
+            },
+        }
+    });
+    (0..random.within(0..3)).for_each(|_| sleave::yield_now());
+    child.cancel();
+    match child.join() {
+        // A sleep is over, a call has failed.
+        Ok(()) => assert!(how == 1 || how == 2),
+        Err(payload) => assert!(payload.is::<sleave::Cancelled>()),
+    }
+    2
+}
+
+/// Work that has less time than it wants, or more.
+fn limits(_: &Arc<World>, random: &mut Random) -> u64 {
+    let limit = Duration::from_micros(random.within(0..2000) as u64);
+    let begin = Instant::now();
+    if random.within(0..2) == 0 {
+        assert!(sleave::timeout(limit, sleave::park).is_err());
+        assert!(begin.elapsed() >= limit, "too early");
+    } else {
+        let number = random.next();
+        assert_eq!(sleave::timeout(Duration::from_secs(3600), || number), Ok(number));
     }
     1
 }

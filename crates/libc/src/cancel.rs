@@ -52,6 +52,26 @@ pub(crate) fn is_due() -> bool {
         .is_some_and(|bits| bits & (CANCEL_REQUESTED | CANCEL_DISABLED) == CANCEL_REQUESTED)
 }
 
+/// What the calling fiber's wait fails with, if it is to stop: cancelled by pthread_cancel(3) or by sleave's own means, or out of
+/// time ([`sleave_runtime::cancel`]).
+#[inline]
+pub(crate) fn stops() -> Option<isize> {
+    if is_due() {
+        return Some(CANCELLED);
+    }
+    sleave_runtime::cancel::error().map(errno::error)
+}
+
+/// As [`stops`], of a call that has not waited yet. Others have their turn, for who goes on all the same may do so at once.
+#[inline]
+pub(crate) fn stops_before() -> Option<isize> {
+    let error = stops()?;
+    if error != CANCELLED {
+        sleave_runtime::scheduler::sched_yield();
+    }
+    Some(error)
+}
+
 /// As [`is_due`], wherever the fiber may be.
 pub(crate) fn is_due_anywhere() -> bool {
     is_due() && green::cancellation().is_some_and(|bits| bits & CANCEL_ASYNCHRONOUS != 0)

@@ -86,8 +86,8 @@ unsafe fn wait_for(
         return found;
     }
     let deadline = timeout.map_or(Deadline::NEVER, Deadline::after);
-    if cancel::is_due() {
-        return cancel::CANCELLED;
+    if let Some(error) = cancel::stops_before() {
+        return error;
     }
     loop {
         let readiness = reactor::wait(epoll, Direction::Read, deadline);

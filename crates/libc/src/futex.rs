@@ -41,10 +41,11 @@ use sleave_runtime::wait::Deadline;
 use sleave_runtime::wait::futex::{self, Waited};
 
 use crate::signal::interruption;
-use crate::{cancel, errno, kernel, number, time};
+use crate::{errno, kernel, number, time};
 
 /// Wakes whoever waits, whatever it waits for.
 const ANY: u32 = u32::MAX;
+const INTERRUPTED: isize = errno::error(libc::EINTR);
 /// Bits beside the command.
 const OPTIONS: c_int = libc::FUTEX_PRIVATE_FLAG | libc::FUTEX_CLOCK_REALTIME;
 
@@ -126,8 +127,8 @@ unsafe fn wait(call: &Call) -> Option<isize> {
             }
             Waited::TimedOut => errno::error(libc::ETIMEDOUT),
             Waited::Interrupted => match interruption(true) {
-                Some(error) if error != cancel::CANCELLED => error,
-                // Whoever waits by the bare call is at no cancellation point.
+                Some(INTERRUPTED) => INTERRUPTED,
+                // Who waits by the bare call is at no cancellation point.
                 _ => continue,
             },
         });

@@ -40,8 +40,8 @@ unsafe fn poll_for(fds: *mut pollfd, count: nfds_t, timeout: Option<u64>) -> isi
         // SAFETY: the kernel has just read and written these `count` entries.
         _ => unsafe { std::slice::from_raw_parts_mut(fds, count as usize) },
     };
-    if cancel::is_due() {
-        return cancel::CANCELLED;
+    if let Some(error) = cancel::stops_before() {
+        return error;
     }
     reactor::poll(fds, deadline, || interruption(false))
 }

@@ -150,8 +150,8 @@ unsafe fn select_until(count: c_int, sets: Sets, deadline: Option<Deadline>) -> 
         asked.refill();
         Some(look()).filter(|&found| found != 0)
     };
-    if cancel::is_due() {
-        return cancel::CANCELLED;
+    if let Some(error) = cancel::stops_before() {
+        return error;
     }
     match reactor::watch(&asked.interests(bits), deadline, || interruption(false), again) {
         Watched::Seen(found) => found,

@@ -68,7 +68,7 @@ impl Accepting {
             // second (see above), do not spin for as long as that takes.
             tries += 1;
             if tries < 64 {
-                scheduler::yield_now();
+                scheduler::sched_yield();
             } else {
                 sleep_until(Deadline::after(1_000_000));
             }

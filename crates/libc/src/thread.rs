@@ -29,7 +29,7 @@ pub unsafe extern "C-unwind" fn sched_yield() -> c_int {
         // SAFETY: no arguments.
         return unsafe { next::sched_yield() };
     }
-    scheduler::yield_now();
+    scheduler::sched_yield();
     0
 }
 

@@ -81,17 +81,22 @@ pub(crate) fn passed(clock: clockid_t, at: u64) -> bool {
     now(clock) >= at
 }
 
-/// Sleeps until `deadline`; 0, or an error of the kernel's form if the caller is interrupted before, with what is then left put
-/// into `left`, if that is not null.
+/// Sleeps until `deadline`; 0, or an error of the kernel's form if a handler has run before, with what is then left put into `left`, if
+/// that is not null. If the caller is to stop, the sleep is over: those who sleep expect no failure.
 ///
 /// # Safety
 /// `left` is null or writable.
 unsafe fn sleep_until(deadline: Deadline, left: *mut timespec) -> isize {
-    if cancel::is_due() {
-        return cancel::CANCELLED;
+    const INTERRUPTED: isize = errno::error(libc::EINTR);
+    let over = |error| if error == cancel::CANCELLED { error } else { 0 };
+    if let Some(error) = cancel::stops_before() {
+        return over(error);
     }
     while !sleep_once(deadline) {
         if let Some(error) = interruption(false) {
+            if error != INTERRUPTED {
+                return over(error);
+            }
             if !left.is_null() {
                 // SAFETY: by contract.
                 unsafe { left.write(timespec(self::left(deadline).unwrap_or(u64::MAX))) };

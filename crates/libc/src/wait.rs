@@ -109,8 +109,8 @@ impl Wait {
         if self.is_over() {
             return Next::Block;
         }
-        if cancel::is_due() {
-            return Next::Fail(cancel::CANCELLED);
+        if let Some(error) = cancel::stops_before() {
+            return Next::Fail(error);
         }
         let deadline = self.deadline();
         match reactor::wait(self.descriptor.fd, self.direction, deadline) {

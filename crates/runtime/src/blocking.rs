@@ -54,6 +54,7 @@ pub fn blocking<F, T>(f: F) -> T
 where
     F: FnOnce() -> T,
 {
+    crate::cancel::checkpoint();
     hand_off(Call::Waits, f)
 }
 

@@ -13,6 +13,7 @@
 //! | [`scheduler`] | processors, workers, who runs when |
 //! | `runtime`, `spawn`, `scope`, `timer`, [`pool`] | what a program calls |
 //! | [`signal`] | what a fiber blocks, and what it has been sent |
+//! | [`mod@cancel`] | ending a fiber, or a piece of its work, from outside |
 //! | [`green`] | fibers that a C program knows by a `pthread_t` |
 //! | [`interpose`], [`mod@blocking`] | what the interposed C library asks, and how it hands off what blocks |
 //! | [`inspect`] | what the runtime tells about itself: dump, metrics, report |
@@ -25,6 +26,7 @@
 compile_error!("sleave needs Linux: epoll, futexes and the thread pointer are its ground");
 
 pub mod blocking;
+pub mod cancel;
 pub mod green;
 pub mod identity;
 pub mod inspect;
@@ -45,6 +47,7 @@ mod timer;
 mod trace;
 
 pub use blocking::blocking;
+pub use cancel::{Cancelled, Elapsed, checkpoint, shield, timeout, timeout_at};
 pub use fiber::{Fiber, FiberId, NoFibers};
 pub use inspect::{
     Awaited, BlockedCall, Deadlock, Dump, FiberState, Metrics, State, blocked_calls, dump,
@@ -53,7 +56,7 @@ pub use inspect::{
 pub use reactor::event;
 pub use runtime::{Runtime, RuntimeBuilder, identity, run};
 pub use scheduler::{Statistics, yield_now};
-pub use scope::{Scope, ScopedJoinHandle, scope};
+pub use scope::{Scope, ScopedJoinHandle, cancelling_scope, scope};
 pub use spawn::{Builder, JoinHandle, current, park, park_deadline, park_timeout, spawn};
 pub use spawn::{pin, unpin, worker};
 pub use timer::{Since, Timer, TimerBuilder};

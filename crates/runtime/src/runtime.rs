@@ -322,6 +322,29 @@ impl Runtime {
         self.stop_until(Deadline::in_time(timeout))
     }
 
+    /// Stops the runtime as [`Runtime::stop`] does; what has not ended when `drain` is over is
+    /// [cancelled](crate::Fiber::cancel), fibers that are spawned later included, and has for `grace` time to end. Whether all have.
+    ///
+    /// If not, those that are left go on being cancelled, and a later `stop` waits for them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if sleave_runtime::identity().is_err() { return; }
+    /// use std::time::Duration;
+    ///
+    /// let runtime = sleave_runtime::Runtime::builder().workers(1).build().unwrap();
+    /// runtime.spawn(sleave_runtime::park);
+    /// assert!(runtime.shutdown(Duration::from_millis(10), Duration::from_secs(60)));
+    /// ```
+    pub fn shutdown(&self, drain: Duration, grace: Duration) -> bool {
+        if self.stop_timeout(drain) {
+            return true;
+        }
+        self.core.0.cancel_all();
+        self.stop_timeout(grace)
+    }
+
     fn stop_until(&self, deadline: Deadline) -> bool {
         let CoreRef(core) = self.core;
         core.release();

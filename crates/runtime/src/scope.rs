@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
-use crate::fiber::{Fiber, Watcher, in_fiber};
+use sleave_context::lock::Lock;
+
+use crate::fiber::{AtWork, Fiber, Watcher, in_fiber};
 use crate::inspect::Awaited;
 use crate::kernel;
 use crate::runtime::here;
@@ -32,9 +34,54 @@ struct Count {
     running: AtomicU32,
     /// One of them has panicked and nobody has joined it.
     panicked: AtomicBool,
+    /// Where they cancel each other: those that may not have ended yet.
+    siblings: Option<Lock<Siblings>>,
+}
+
+/// The fibers of a scope in which they cancel each other.
+#[derive(Debug, Default)]
+struct Siblings {
+    fibers: Vec<Fiber>,
+    /// How many there may be until those that have ended are left out.
+    room: usize,
+    /// All are cancelled, and whoever comes.
+    cancelled: bool,
 }
 
 impl Count {
+    /// Of a scope in which fibers cancel each other.
+    fn cancelling() -> Count {
+        Count { siblings: Some(Lock::default()), ..Count::default() }
+    }
+
+    fn knows(&self, fiber: &Fiber) {
+        let Some(siblings) = &self.siblings else { return };
+        let cancelled = {
+            // What allocates under the lock may not park there.
+            let _at_work = AtWork::begin();
+            let mut siblings = siblings.lock();
+            if siblings.fibers.len() >= siblings.room {
+                siblings.fibers.retain(|fiber| !fiber.0.is_done());
+                siblings.room = 2 * siblings.fibers.len() + 16;
+            }
+            siblings.fibers.push(fiber.clone());
+            siblings.cancelled
+        };
+        if cancelled {
+            fiber.cancel();
+        }
+    }
+
+    fn cancel(&self) {
+        let Some(siblings) = &self.siblings else { return };
+        let all = {
+            let mut siblings = siblings.lock();
+            siblings.cancelled = true;
+            std::mem::take(&mut siblings.fibers)
+        };
+        all.iter().for_each(Fiber::cancel);
+    }
+
     fn begin(&self) {
         // Relaxed: the owner is not waiting yet, or a counted fiber spawns. The count cannot
         // overflow: 2^31 fibers do not fit into memory.
@@ -73,6 +120,10 @@ impl Watcher for Count {
         }
     }
 
+    fn panicked(&self) {
+        self.cancel();
+    }
+
     fn unclaimed_panic(&self) {
         // Relaxed: read after the count has become 0.
         self.panicked.store(true, Ordering::Relaxed);
@@ -100,8 +151,45 @@ pub fn scope<'env, F, T>(f: F) -> T
 where
     F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
 {
-    let scope = Scope { count: Arc::default(), scope: PhantomData, env: PhantomData };
+    scope_of(Count::default(), f)
+}
+
+/// As [`scope`], in which all end when one fails: if `f` or one of the fibers panics, every other is
+/// [cancelled](Fiber::cancel). That counts for no panic of its own.
+///
+/// # Panics
+/// As [`scope`].
+///
+/// # Examples
+///
+/// ```
+/// # if sleave_runtime::identity().is_err() { return; }
+/// use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+///
+/// let failed = catch_unwind(AssertUnwindSafe(|| {
+///     sleave_runtime::cancelling_scope(|s| {
+///         s.spawn(sleave_runtime::park); // Would wait for ever.
+///         s.spawn(|| resume_unwind(Box::new("no use")));
+///     });
+/// }));
+/// assert!(failed.is_err());
+/// ```
+pub fn cancelling_scope<'env, F, T>(f: F) -> T
+where
+    F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
+{
+    scope_of(Count::cancelling(), f)
+}
+
+fn scope_of<'env, F, T>(count: Count, f: F) -> T
+where
+    F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
+{
+    let scope = Scope { count: Arc::new(count), scope: PhantomData, env: PhantomData };
     let result = catch_unwind(AssertUnwindSafe(|| f(&scope)));
+    if result.is_err() {
+        scope.count.cancel();
+    }
     scope.count.wait();
     match result {
         Err(payload) => resume_unwind(payload),
@@ -114,6 +202,12 @@ where
 }
 
 impl<'scope> Scope<'scope, '_> {
+    /// Cancels every fiber of this scope, those as well that are spawned in it from now on. Does nothing in a [`scope`] that is
+    /// not a [`cancelling_scope`].
+    pub fn cancel(&self) {
+        self.count.cancel();
+    }
+
     /// Spawns a fiber in this scope.
     ///
     /// # Panics
@@ -148,6 +242,7 @@ impl Builder {
         match unsafe { self.spawn_unchecked(core, Some(scope.count.clone()), f) } {
             Ok(spawned) => {
                 let fiber = Fiber(spawned.task().clone());
+                scope.count.knows(&fiber);
                 Ok(ScopedJoinHandle { spawned, fiber, scope: PhantomData })
             }
             Err(e) => {
@@ -177,6 +272,11 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// The payload of the panic that ended the fiber.
     pub fn join(self) -> thread::Result<T> {
         self.spawned.join()
+    }
+
+    /// Wants the fiber to stop: [`Fiber::cancel`].
+    pub fn cancel(&self) {
+        self.fiber.cancel();
     }
 
     /// Whether the fiber has ended.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::cancel;
 use crate::fiber::{self, Fiber, Task, TaskRef, Watcher, space};
 use crate::runtime::{CoreRef, Runtime, here};
 use crate::scheduler::{self, Core};
@@ -284,6 +285,38 @@ impl<T> JoinHandle<T> {
         self.spawned.task().is_done()
     }
 
+    /// Wants the fiber to stop: [`Fiber::cancel`].
+    pub fn cancel(&self) {
+        self.fiber.cancel();
+    }
+
+    /// As [`JoinHandle::join`], for `limit` at most.
+    ///
+    /// # Errors
+    /// The handle, if the fiber has not ended by then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if sleave_runtime::identity().is_err() { return; }
+    /// use std::time::Duration;
+    ///
+    /// let fiber = sleave_runtime::spawn(sleave_runtime::park);
+    /// let fiber = fiber.join_timeout(Duration::from_millis(1)).unwrap_err();
+    /// fiber.fiber().unpark();
+    /// assert!(fiber.join_timeout(Duration::from_secs(60)).unwrap().is_ok());
+    /// ```
+    pub fn join_timeout(self, limit: Duration) -> Result<thread::Result<T>, JoinHandle<T>> {
+        let deadline = Deadline::in_time(limit);
+        while !self.spawned.task().wait_until(deadline, cancel::is_due) {
+            cancel::checkpoint();
+            if deadline.passed() {
+                return Err(self);
+            }
+        }
+        Ok(self.spawned.join())
+    }
+
     /// The fiber's name and number.
     pub fn fiber(&self) -> &Fiber {
         &self.fiber
@@ -442,9 +475,14 @@ fn park_until(deadline: Deadline) -> bool {
     let Some(Fiber(task)) = current() else {
         panic!("only a fiber parks here: nobody has a handle to unpark a plain thread")
     };
-    if fiber::in_fiber() {
+    cancel::checkpoint();
+    let given = if fiber::in_fiber() {
         task.token().take_as_fiber(deadline)
     } else {
         task.token().take_as_thread(deadline)
+    };
+    if !given {
+        cancel::checkpoint();
     }
+    given
 }

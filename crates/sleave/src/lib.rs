@@ -71,11 +71,13 @@ mod names;
 pub use names::name_frames;
 
 pub use sleave_runtime::blocking::blocking;
+pub use sleave_runtime::cancel;
 pub use sleave_runtime::interpose::{set as interpose, uninterposed};
 pub use sleave_runtime::{
-    Awaited, BlockedCall, Builder, Deadlock, Dump, Fiber, FiberId, FiberState, JoinHandle, Metrics,
-    NoFibers, Runtime, RuntimeBuilder, Scope, ScopedJoinHandle, Since, State, Statistics, Timer,
-    TimerBuilder, blocked_calls, current, dump, dump_with_backtraces, event, identity, metrics,
-    park, park_deadline, park_timeout, pin, pool, run, scope, set_connect_timeout,
-    set_wait_timeout, spawn, unpin, worker, yield_now,
+    Awaited, BlockedCall, Builder, Cancelled, Deadlock, Dump, Elapsed, Fiber, FiberId, FiberState,
+    JoinHandle, Metrics, NoFibers, Runtime, RuntimeBuilder, Scope, ScopedJoinHandle, Since, State,
+    Statistics, Timer, TimerBuilder, blocked_calls, cancelling_scope, checkpoint, current, dump,
+    dump_with_backtraces, event, identity, metrics, park, park_deadline, park_timeout, pin, pool,
+    run, scope, set_connect_timeout, set_wait_timeout, shield, spawn, timeout, timeout_at, unpin,
+    worker, yield_now,
 };

@@ -105,8 +105,8 @@ impl Semaphore {
         if self.take(0) {
             return 0;
         }
-        if cancel::is_due() {
-            return cancel::CANCELLED;
+        if let Some(error) = cancel::stops_before() {
+            return error;
         }
         // Relaxed: the exchanges on this word are in one order: a later `post` sees the waiter, an
         // earlier one has left a count.

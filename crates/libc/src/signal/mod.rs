@@ -26,8 +26,8 @@ use crate::{cancel, errno};
 #[cold]
 pub(crate) fn interruption(restartable: bool) -> Option<isize> {
     let ends = signal::ended_by_handler(restartable);
-    if cancel::is_due() {
-        return Some(cancel::CANCELLED);
+    if let Some(error) = cancel::stops() {
+        return Some(error);
     }
     ends.then_some(errno::error(libc::EINTR))
 }

@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, compiler_fence};
 
 use sleave_context::Context;
 use sleave_context::stack::Slot;
@@ -41,6 +41,8 @@ pub(crate) struct Control {
     pub(crate) carrier: Cell<u32>,
     /// Something is wanted of it.
     pub(crate) attention: Attention,
+    /// It may have been cancelled, or be out of time: see `cancel`.
+    pub(crate) stop: AtomicBool,
     /// The signals that it blocks.
     pub(crate) mask: Cell<u64>,
     /// When its waits give up that state no time of their own.
@@ -76,6 +78,7 @@ impl Control {
             context: UnsafeCell::new(Context::empty()),
             wait: WaitWord::new(),
             carrier: Cell::new(0),
+            stop: AtomicBool::new(false),
             mask: Cell::new(0),
             signals: Signals::new(),
             attention: Attention::new(),

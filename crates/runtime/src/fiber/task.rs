@@ -22,12 +22,13 @@ use std::cell::UnsafeCell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use super::{Kind, Runnable};
+use super::{Control, Kind, Runnable};
+use crate::cancel::{self, Cancelled};
 use crate::inspect::Awaited;
 use crate::scheduler::Core;
 use crate::trace::{self, Why};
@@ -44,6 +45,8 @@ const DONE: u32 = 4;
 const FIBER_WAITS: u32 = 8;
 /// An OS thread waits for `DONE`.
 const THREAD_WAITS: u32 = 16;
+/// Somebody wants the fiber to stop.
+const CANCELLED: u32 = 32;
 
 /// A unique number of a fiber in this process, never reused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -94,6 +97,8 @@ pub(crate) struct Header {
     vtable: &'static VTable,
     references: AtomicUsize,
     state: AtomicU32,
+    /// The slot of the fiber that runs it, once there is one.
+    fiber: AtomicPtr<Control>,
     /// What `park` waits for.
     token: Token,
     /// Bytes of the slot that the fiber wants.
@@ -107,6 +112,12 @@ pub(crate) struct Header {
 }
 
 impl Header {
+    /// The fiber begins, in this slot.
+    pub(crate) fn runs_on(&self, slot: NonNull<Control>) {
+        // Release: whoever finds the slot finds it prepared. See `nudge` for what comes after.
+        self.fiber.store(slot.as_ptr(), Ordering::Release);
+    }
+
     /// The fiber's number and name.
     pub(crate) fn who(&self) -> (FiberId, Option<&str>) {
         (self.id, self.name.as_deref())
@@ -117,6 +128,8 @@ impl Header {
 pub(crate) trait Watcher: Send + Sync {
     /// The fiber has ended; joiners have been told, and it does not count as one any more.
     fn ended(&self);
+    /// The fiber has panicked.
+    fn panicked(&self) {}
     /// The fiber panicked, and nobody took the payload.
     fn unclaimed_panic(&self) {}
 }
@@ -221,6 +234,32 @@ impl TaskRef {
         }
     }
 
+    /// Wants the fiber to stop: it ends at its next wait, or never begins.
+    pub(crate) fn cancel(&self) {
+        // Release: it sees what was done before.
+        if self.header().state.fetch_or(CANCELLED, Ordering::Release) & DONE == 0 {
+            self.nudge();
+        }
+    }
+
+    /// Whether it has been cancelled.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        // Acquire: with `cancel`.
+        self.header().state.load(Ordering::Acquire) & CANCELLED != 0
+    }
+
+    /// Has the fiber look at its next wait, or in the one that it is in, whether it is to stop.
+    pub(crate) fn nudge(&self) {
+        // Acquire, both: with `runs_on`.
+        let slot = || NonNull::new(self.header().fiber.load(Ordering::Acquire));
+        // Either the fiber, which begins at this moment, sees the mark, or this sees its slot: it says where it is and looks
+        // for marks afterwards; here a mark was set before, and the barrier makes that so on its side, too.
+        let slot = slot().or_else(|| crate::kernel::membarrier().then(slot).flatten());
+        if let Some(slot) = slot {
+            crate::cancel::nudge(slot);
+        }
+    }
+
     /// Lets joiners go on. The fiber's destructors have run.
     pub(crate) fn finish(&self) {
         let state = &self.header().state;
@@ -247,12 +286,7 @@ impl TaskRef {
         self.header().state.load(Ordering::Acquire) & DONE != 0
     }
 
-    /// Waits for [`TaskRef::finish`], as a fiber or as an OS thread.
-    pub(crate) fn wait(&self) {
-        self.wait_until(Deadline::NEVER, || false);
-    }
-
-    /// As [`TaskRef::wait`], until `deadline` at most, or until the caller is interrupted and `gives_up`; whether it is done.
+    /// Waits for [`TaskRef::finish`], as a fiber or as an OS thread, until `deadline` at most, or until the caller is interrupted and `gives_up`; whether it is done.
     pub(crate) fn wait_until(&self, deadline: Deadline, gives_up: impl Fn() -> bool) -> bool {
         let state = &self.header().state;
         let waits = if super::in_fiber() { FIBER_WAITS } else { THREAD_WAITS };
@@ -302,7 +336,21 @@ where
         // SAFETY: before STORED the stage is the fiber's alone.
         let stage = unsafe { Self::stage(task) };
         if let Stage::Waiting(f) = std::mem::replace(stage, Stage::Empty) {
-            let result = catch_unwind(AssertUnwindSafe(f));
+            // SAFETY: the runner's reference keeps the header alive.
+            let header = unsafe { task.as_ref() };
+            // Acquire: with `cancel`.
+            let result = if header.state.load(Ordering::Acquire) & CANCELLED != 0 {
+                // It never begins. What its closure holds goes, and whatever that does is nobody's business.
+                let dropped = catch_unwind(AssertUnwindSafe(|| drop(f)));
+                dropped.and_then(|()| Err(Cancelled::payload()))
+            } else {
+                catch_unwind(AssertUnwindSafe(f))
+            };
+            if let (Err(payload), Some(watcher)) = (&result, &header.watcher)
+                && !payload.is::<Cancelled>()
+            {
+                watcher.panicked();
+            }
             // SAFETY: as above; taken anew because the closure ran in between.
             *unsafe { Self::stage(task) } = Stage::Ended(result);
         }
@@ -313,7 +361,9 @@ where
         let stage = unsafe { Self::stage(task) };
         // SAFETY: this side's reference keeps the header alive.
         let watcher = unsafe { &task.as_ref().watcher };
-        if let (Stage::Ended(Err(_)), Some(watcher)) = (&*stage, watcher) {
+        if let (Stage::Ended(Err(payload)), Some(watcher)) = (&*stage, watcher)
+            && !payload.is::<Cancelled>()
+        {
             watcher.unclaimed_panic();
         }
         let dropped = catch_unwind(AssertUnwindSafe(|| *stage = Stage::Empty));
@@ -369,6 +419,7 @@ impl<T> Task<T> {
                 vtable: const { &Cell::<F, T>::VTABLE },
                 references: AtomicUsize::new(2),
                 state: AtomicU32::new(0),
+                fiber: AtomicPtr::new(null_mut()),
                 token: Token::new(),
                 stack,
                 id: FiberId::next(),
@@ -389,7 +440,9 @@ impl<T> Task<T> {
 
     /// Waits for the end and takes the result.
     pub(crate) fn join(self) -> thread::Result<T> {
-        self.task.wait();
+        while !self.task.wait_until(Deadline::NEVER, cancel::is_due) {
+            cancel::checkpoint();
+        }
         // SAFETY: DONE was seen; `self` is consumed, so the result is taken once.
         let result = unsafe { (self.take)(self.task.0) };
         result.expect("a task that is done has its result until its only handle takes it")
@@ -422,6 +475,16 @@ impl Fiber {
     /// The name given by [`Builder::name`](crate::Builder::name), if any.
     pub fn name(&self) -> Option<&str> {
         self.0.name()
+    }
+
+    /// Wants the fiber to stop. It unwinds from the next of sleave's own waits, or the one that it is in (`join`, `park`, `yield_now`,
+    /// …); calls of the C library's that wait for descriptors fail with `ECANCELED`, sleeps are over, and a fiber that has not begun
+    /// never does. [`cancel`](crate::cancel) has all of it. Its joiner gets [`Cancelled`](crate::Cancelled) as the payload, unless it
+    /// returns all the same.
+    ///
+    /// Anybody may call this, any number of times. When the fiber has ended, it does nothing.
+    pub fn cancel(&self) {
+        self.0.cancel();
     }
 
     /// Gives the fiber its token: a [`park`](crate::park) that it is in returns, else its next one does at once.

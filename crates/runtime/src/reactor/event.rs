@@ -20,6 +20,7 @@ use super::poll;
 pub use super::registrations::Event;
 use super::registrations::{Callback, Host, New, Registrations};
 use super::table::{self, entry, lookup};
+use crate::cancel;
 use crate::fiber::{Task, current, space};
 use crate::kernel;
 use crate::runtime::{CoreRef, here};
@@ -339,7 +340,14 @@ pub fn wait_any(
         .collect();
     let at = (deadline != Deadline::NEVER).then_some(deadline.nanoseconds());
     let answer = match current() {
-        Some(_) => poll(&mut fds, deadline, || None),
+        Some(_) => {
+            cancel::checkpoint();
+            let answer = poll(&mut fds, deadline, || cancel::error().map(|code| -(code as isize)));
+            if answer < 0 {
+                cancel::checkpoint();
+            }
+            answer
+        }
         None => match kernel::poll(&mut fds, at) {
             Ok(count) => count as isize,
             Err(e) => -(e.into_raw() as isize),

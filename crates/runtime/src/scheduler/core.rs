@@ -79,6 +79,8 @@ pub(crate) struct Core {
     /// How many of `seats` the runtime has: one for each worker.
     workers: AtomicUsize,
     slot: AtomicUsize,
+    /// All its fibers are to stop.
+    cancelled: AtomicBool,
     /// The signals that were blocked where the runtime was made: so they are in each of its workers, whoever starts it.
     signals: AtomicU64,
     wait_timeout: AtomicU64,
@@ -160,6 +162,7 @@ impl Core {
                 seats: UnsafeCell::new(Vec::new()),
                 workers: AtomicUsize::new(0),
                 slot: AtomicUsize::new(0),
+                cancelled: AtomicBool::new(false),
                 signals: AtomicU64::new(0),
                 wait_timeout: AtomicU64::new(0),
                 connect_timeout: AtomicU64::new(0),
@@ -209,6 +212,7 @@ impl Core {
         core.open_staff(options.workers, options.use_caller);
         core.slot.store(options.slot, Ordering::Relaxed);
         core.signals.store(kernel::signal_mask(), Ordering::Relaxed);
+        core.cancelled.store(false, Ordering::Relaxed);
         core.wait_timeout.store(options.timeouts.wait, Ordering::Relaxed);
         core.connect_timeout.store(options.timeouts.connect, Ordering::Relaxed);
         core.deadlock.store(options.deadlock as u8, Ordering::Relaxed);

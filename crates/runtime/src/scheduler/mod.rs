@@ -169,6 +169,9 @@ unsafe extern "C" fn yielded(control: usize) -> usize {
 
 /// Lets every other fiber that can run on this worker go first; on an OS thread that is no
 /// fiber, sched_yield(2).
+///
+/// # Panics
+/// If the calling fiber is to stop: as [`checkpoint`](crate::checkpoint).
 pub fn yield_now() {
     // A fiber that only yields touches nothing of its identity.
     let Some(control) = current_by_register() else {
@@ -177,6 +180,23 @@ pub fn yield_now() {
     };
     // SAFETY: the caller's own control block.
     let control = unsafe { control.as_ref() };
+    // Relaxed: see `cancel`.
+    if control.stop.load(Ordering::Relaxed) {
+        crate::cancel::checkpoint();
+    }
+    give_way(control);
+}
+
+/// As [`yield_now`], for callers that cannot be unwound: whether the fiber is to stop is not asked.
+pub fn sched_yield() {
+    match current_by_register() {
+        // SAFETY: the caller's own control block.
+        Some(control) => give_way(unsafe { control.as_ref() }),
+        None => crate::kernel::sched_yield(),
+    }
+}
+
+fn give_way(control: &Control) {
     if control.processor().alone() {
         return;
     }

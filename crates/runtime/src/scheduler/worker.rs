@@ -249,6 +249,9 @@ pub(crate) unsafe fn begin(control: NonNull<Control>, task: NonNull<Header>) {
         fiber.link.seat.set(task.as_ref().link.seat.get());
         fiber.attention.take();
         fiber.carrier.set(0);
+        // Relaxed: nobody knows the new fiber yet.
+        fiber.stop.store(task.as_ref().core.is_cancelled(), Ordering::Relaxed);
+        task.as_ref().runs_on(control);
         fiber.mask.set(task.as_ref().core.usual_mask());
         fiber.signals.begin();
         fiber.bypass.set(1);

@@ -79,7 +79,6 @@ fn full_fence_under_loom() {
 /// Ends the wait that the fiber of `control` is in, or else its next one. What is wanted has been noted before.
 ///
 /// The fiber may have ended, and the slot be another's: then that one's wait ends for nothing.
-#[cfg_attr(not(test), allow(dead_code, reason = "cancellation is its caller"))]
 pub(crate) fn interrupt(control: NonNull<Control>) {
     // SAFETY: slots are never unmapped, and a control block's atomics are all that is touched.
     let (attention, word) = unsafe { (&(*control.as_ptr()).attention, &(*control.as_ptr()).wait) };

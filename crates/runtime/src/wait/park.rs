@@ -30,6 +30,7 @@
 mod loom_models;
 
 use super::{Deadline, futex};
+use crate::cancel;
 use crate::inspect::Awaited;
 use crate::kernel;
 use crate::sync::{AtomicU32, Ordering};
@@ -77,7 +78,11 @@ impl Token {
             let waited = unsafe {
                 futex::wait_for(Awaited::Token, self.word(), FIBER_WAITS, u32::MAX, deadline)
             };
-            waited != futex::Waited::TimedOut
+            match waited {
+                futex::Waited::TimedOut => false,
+                futex::Waited::Interrupted => !cancel::is_due(),
+                futex::Waited::Woken | futex::Waited::Mismatch => true,
+            }
         })
     }
 

@@ -21,7 +21,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Core, RETIRED};
-use crate::fiber::{self, Fiber, in_fiber, space};
+use crate::fiber::{self, Fiber, in_fiber, known_space, space};
 use crate::inspect::Awaited;
 use crate::kernel;
 use crate::scheduler::monitor;
@@ -94,6 +94,24 @@ impl Core {
         if !self.released.swap(true, Ordering::Relaxed) {
             self.lets_go();
         }
+    }
+
+    /// Cancels every fiber, those that are spawned from now on as well.
+    pub(crate) fn cancel_all(&self) {
+        // SeqCst: before the look at all slots, and the barrier; see `TaskRef::nudge`.
+        self.cancelled.store(true, Ordering::SeqCst);
+        kernel::membarrier();
+        if let Some(space) = known_space() {
+            // Those of other runtimes look, and find nothing.
+            space.visit(&mut |control| crate::cancel::nudge(control.into()));
+        }
+    }
+
+    /// Whether [`Core::cancel_all`] has been called.
+    #[inline]
+    pub(crate) fn is_cancelled(&self) -> bool {
+        // Relaxed: whoever sets it nudges all fibers.
+        self.cancelled.load(Ordering::Relaxed)
     }
 
     /// Whether the handle has been released.
