@@ -201,14 +201,16 @@ fn raise(why: &Why) -> ! {
 /// ```
 /// # if sleave_runtime::identity().is_err() { return; }
 /// use std::sync::mpsc;
-/// let (done, hear) = mpsc::channel();
+/// let (say, hear) = mpsc::channel();
 /// let fiber = sleave_runtime::spawn(move || {
 ///     sleave_runtime::shield(|| {
+///         say.send("begun").unwrap();
 ///         sleave_runtime::park(); // Not ended by the cancellation.
-///         done.send("in order").unwrap();
+///         say.send("in order").unwrap();
 ///     });
 ///     sleave_runtime::park(); // This is.
 /// });
+/// assert_eq!(hear.recv().unwrap(), "begun"); // Or it would never begin.
 /// fiber.cancel();
 /// fiber.fiber().unpark();
 /// assert_eq!(hear.recv().unwrap(), "in order");
