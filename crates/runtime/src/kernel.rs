@@ -319,9 +319,6 @@ fn change_signal_mask(mask: Option<&u64>) -> u64 {
     before
 }
 
-/// The two signals that glibc keeps for itself, 32 and 33, as a mask: setuid(2) waits for every thread to answer.
-pub(crate) const GLIBCS: u64 = 0b11 << 31;
-
 /// The process whose descriptors the reactor knows.
 static PROCESS: AtomicU32 = AtomicU32::new(0);
 

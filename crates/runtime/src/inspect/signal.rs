@@ -23,6 +23,7 @@ use sleave_context::lock::Lock;
 use super::blocked_calls;
 use super::dump::dump_as_configured;
 use crate::kernel::{self, OsThread};
+use crate::signal;
 
 /// The variable that names the signal.
 const VARIABLE: &CStr = c"SLEAVE_DUMP";
@@ -58,9 +59,8 @@ pub fn dump_signal(text: &str) -> Option<i32> {
         return Some(*signal);
     }
     let number: c_int = text.parse().ok()?;
-    let last = libc::SIGRTMAX();
     let usable = SIGNALS.iter().any(|(_, signal)| *signal == number)
-        || (libc::SIGRTMIN()..=last).contains(&number);
+        || (libc::SIGRTMIN()..signal::KICK).contains(&number);
     usable.then_some(number)
 }
 
@@ -146,8 +146,9 @@ extern "C" fn on_signal(_: c_int) {
 
 /// The thread.
 fn answer() {
-    // Signals are for the program's threads and fibers.
-    kernel::set_signal_mask(!kernel::GLIBCS);
+    // Signals are for the program's threads and fibers, but this one may come here when all others block it.
+    let own = wish().and_then(Result::ok).map_or(0, |signal| 1 << (signal - 1));
+    kernel::set_signal_mask(signal::ALL & !own);
     let mut answered = 0;
     loop {
         // Acquire pairs with the handler's Release.
@@ -177,7 +178,7 @@ mod tests {
         }
         assert_eq!(dump_signal("40"), Some(40));
         for text in
-            ["", "SIG", "KILL", "SIGSEGV", "9", "11", "32", "33", "65", "-3", "sigquit", "3x"]
+            ["", "SIG", "KILL", "SIGSEGV", "9", "11", "32", "33", "64", "65", "-3", "sigquit", "3x"]
         {
             assert_eq!(dump_signal(text), None, "{text}");
         }
