@@ -86,7 +86,7 @@ pub enum State {
 /// What all fibers of the process are doing, at this moment.
 ///
 /// Fibers go on meanwhile. What is said of one fiber was true at one moment during the call, and not at the same for each;
-/// where nothing moves all is true together. It takes some 100 ns for each slot that there is, and holds up only fibers that
+/// where nothing moves all is true together. It takes about a microsecond for each fiber, and holds up only fibers that
 /// end, each for less than that.
 ///
 /// Must not be called in a signal handler.
@@ -116,7 +116,7 @@ pub fn dump() -> Dump {
 /// As [`dump`], with the place in the program where each fiber waits, by return addresses.
 ///
 /// `Display` shows them as `symbol+offset (object)`, for exported symbols, else `object+offset`, which is what addr2line(1)
-/// understands; where somebody names places ([`name_places_by`](crate::inspect::name_places_by)), as he names them. Each backtrace takes some 10 µs, during which a worker that would run that fiber, or any other, waits.
+/// understands; where somebody names places ([`name_places_by`](crate::inspect::name_places_by)), as he names them. Each backtrace takes some microseconds, during which a worker that would run that fiber, or any other, waits.
 ///
 /// # Examples
 ///

@@ -153,6 +153,8 @@ fn monitor() {
                     && ASLEEP.load(Ordering::Relaxed) == 1
                 {
                     suspicion.examine();
+                    // Nobody has got up, so there is nothing else to be looked at.
+                    quiet = QUIET;
                 }
             }
             ASLEEP.store(0, Ordering::Relaxed);
