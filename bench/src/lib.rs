@@ -6,6 +6,7 @@
 
 pub mod backends;
 pub mod coroutines;
+pub mod peer;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};

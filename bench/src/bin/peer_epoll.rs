@@ -11,15 +11,17 @@
 //!   loop 1: epoll ◀── connections
 //! ```
 //!
-//! `echo_epoll LOOPS` listens on a free port of 127.0.0.1, prints `listening on ADDR`, ends at SIGINT.
+//! Its one shape is `echo`, WORKERS the number of loops. See `sleave_bench::peer` for what is asked of it.
 //!
 //! Sources: epoll(7), recv(2), send(2).
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, IntoRawFd, RawFd};
 use std::thread;
+
+use sleave_bench::peer::{self, Order};
 
 /// Events taken at once.
 const EVENTS: usize = 1024;
@@ -148,22 +150,17 @@ fn register(epoll: RawFd, descriptor: RawFd, events: u32) -> io::Result<()> {
     Ok(())
 }
 
-extern "C" fn end(_: libc::c_int) {
-    // SAFETY: _exit(2) is async-signal-safe and does not return.
-    unsafe { libc::_exit(0) }
-}
-
 fn main() -> io::Result<()> {
-    let count: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(1);
-    // SAFETY: signal(2) with a handler that is async-signal-safe.
-    unsafe { libc::signal(libc::SIGINT, end as *const () as libc::sighandler_t) };
-    let mut loops = (0..count.max(1)).map(|_| Loop::new()).collect::<io::Result<Vec<_>>>()?;
+    let order = Order::parse(std::env::args().skip(1));
+    if order.shape != "echo" {
+        order.unknown();
+    }
+    let mut loops = (0..order.workers).map(|_| Loop::new()).collect::<io::Result<Vec<_>>>()?;
     let epolls: Vec<RawFd> = loops.iter().map(|one| one.epoll).collect();
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     register(epolls[0], listener.as_raw_fd(), libc::EPOLLIN as u32)?;
-    println!("listening on {}", listener.local_addr()?);
-    io::stdout().flush()?;
+    peer::say(format_args!("listening on {}", listener.local_addr()?));
 
     for mut other in loops.drain(1..) {
         // No listener there: -1 is no descriptor.
