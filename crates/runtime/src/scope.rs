@@ -241,9 +241,8 @@ impl Builder {
         // ended: its closure and an unclaimed result are gone then.
         match unsafe { self.spawn_unchecked(core, Some(scope.count.clone()), f) } {
             Ok(spawned) => {
-                let fiber = Fiber(spawned.task().clone());
-                scope.count.knows(&fiber);
-                Ok(ScopedJoinHandle { spawned, fiber, scope: PhantomData })
+                scope.count.knows(spawned.fiber());
+                Ok(ScopedJoinHandle { spawned, scope: PhantomData })
             }
             Err(e) => {
                 scope.count.ended();
@@ -256,7 +255,6 @@ impl Builder {
 /// An owned permission to join a scoped fiber. As [`std::thread::ScopedJoinHandle`].
 pub struct ScopedJoinHandle<'scope, T> {
     spawned: Spawned<T>,
-    fiber: Fiber,
     scope: PhantomData<&'scope ()>,
 }
 
@@ -276,7 +274,7 @@ impl<T> ScopedJoinHandle<'_, T> {
 
     /// Wants the fiber to stop: [`Fiber::cancel`].
     pub fn cancel(&self) {
-        self.fiber.cancel();
+        self.fiber().cancel();
     }
 
     /// Whether the fiber has ended.
@@ -286,12 +284,12 @@ impl<T> ScopedJoinHandle<'_, T> {
 
     /// The fiber's name and number.
     pub fn fiber(&self) -> &Fiber {
-        &self.fiber
+        self.spawned.fiber()
     }
 }
 
 impl<T> fmt::Debug for ScopedJoinHandle<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScopedJoinHandle").field("fiber", &self.fiber).finish_non_exhaustive()
+        f.debug_struct("ScopedJoinHandle").field("fiber", self.fiber()).finish_non_exhaustive()
     }
 }

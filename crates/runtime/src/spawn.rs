@@ -62,6 +62,12 @@ impl<T> Spawned<T> {
             Spawned::Fiber(task) | Spawned::Thread(task, _) => task.task(),
         }
     }
+
+    pub(crate) fn fiber(&self) -> &Fiber {
+        match self {
+            Spawned::Fiber(task) | Spawned::Thread(task, _) => task.fiber(),
+        }
+    }
 }
 
 thread_local! {
@@ -256,7 +262,6 @@ impl Builder {
 /// leaves the fiber running by itself. As [`std::thread::JoinHandle`].
 pub struct JoinHandle<T> {
     spawned: Spawned<T>,
-    fiber: Fiber,
 }
 
 // SAFETY: the handle gives access to the result only, once and to its owner: `T: Send` was asked
@@ -267,8 +272,7 @@ unsafe impl<T> Sync for JoinHandle<T> {}
 
 impl<T> JoinHandle<T> {
     pub(crate) fn new(spawned: Spawned<T>) -> JoinHandle<T> {
-        let fiber = Fiber(spawned.task().clone());
-        JoinHandle { spawned, fiber }
+        JoinHandle { spawned }
     }
 
     /// Waits for the fiber to end, its thread-locals destroyed, and returns its result, or the payload of its panic.
@@ -287,7 +291,7 @@ impl<T> JoinHandle<T> {
 
     /// Wants the fiber to stop: [`Fiber::cancel`].
     pub fn cancel(&self) {
-        self.fiber.cancel();
+        self.fiber().cancel();
     }
 
     /// As [`JoinHandle::join`], for `limit` at most.
@@ -319,13 +323,13 @@ impl<T> JoinHandle<T> {
 
     /// The fiber's name and number.
     pub fn fiber(&self) -> &Fiber {
-        &self.fiber
+        self.spawned.fiber()
     }
 }
 
 impl<T> fmt::Debug for JoinHandle<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JoinHandle").field("fiber", &self.fiber).finish_non_exhaustive()
+        f.debug_struct("JoinHandle").field("fiber", self.fiber()).finish_non_exhaustive()
     }
 }
 

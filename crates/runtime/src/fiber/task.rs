@@ -172,9 +172,12 @@ impl Clone for TaskRef {
 
 impl Drop for TaskRef {
     fn drop(&mut self) {
-        // Release publishes this holder's accesses, Acquire (below) sees those of all others
-        // before the memory goes.
-        if self.header().references.fetch_sub(1, Ordering::Release) == 1 {
+        let references = &self.header().references;
+        // Release publishes this holder's accesses, Acquire sees those of all others before the memory goes. The only
+        // holder need not count itself out: nobody is left who could make another reference.
+        if references.load(Ordering::Acquire) == 1
+            || references.fetch_sub(1, Ordering::Release) == 1
+        {
             std::sync::atomic::fence(Ordering::Acquire);
             // SAFETY: that was the last reference.
             unsafe { (self.header().vtable.free)(self.0) }
@@ -382,7 +385,7 @@ where
 
 /// The handle's side of a task whose result is a `T`.
 pub(crate) struct Task<T> {
-    task: TaskRef,
+    fiber: Fiber,
     /// Takes the result out of the cell, whose full type it knows.
     take: Take<T>,
 }
@@ -431,31 +434,38 @@ impl<T> Task<T> {
             stage: UnsafeCell::new(Stage::Waiting(f)),
         });
         let task = NonNull::from(Box::leak(cell)).cast::<Header>();
-        (Task { task: TaskRef(task), take: take::<F, T> }, TaskRef(task))
+        (Task { fiber: Fiber(TaskRef(task)), take: take::<F, T> }, TaskRef(task))
     }
 
     pub(crate) fn task(&self) -> &TaskRef {
-        &self.task
+        &self.fiber.0
+    }
+
+    pub(crate) fn fiber(&self) -> &Fiber {
+        &self.fiber
     }
 
     /// Waits for the end and takes the result.
     pub(crate) fn join(self) -> thread::Result<T> {
-        while !self.task.wait_until(Deadline::NEVER, cancel::is_due) {
+        while !self.task().wait_until(Deadline::NEVER, cancel::is_due) {
             cancel::checkpoint();
         }
         // SAFETY: DONE was seen; `self` is consumed, so the result is taken once.
-        let result = unsafe { (self.take)(self.task.0) };
+        let result = unsafe { (self.take)(self.task().0) };
         result.expect("a task that is done has its result until its only handle takes it")
     }
 }
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        let header = self.task.header();
-        // Acquire sees the result, Release orders this side's acts before the fiber's drop.
-        if header.state.fetch_or(DETACHED, Ordering::AcqRel) & STORED != 0 {
-            // SAFETY: DETACHED came second, so the result (if not yet taken) is this side's.
-            unsafe { (header.vtable.drop_result)(self.task.0) };
+        let header = self.task().header();
+        // Acquire sees the result, Release orders this side's acts before the fiber's drop. A result that is stored
+        // already was stored without DETACHED: then the fiber does not look again, and need not be told.
+        if header.state.load(Ordering::Acquire) & STORED != 0
+            || header.state.fetch_or(DETACHED, Ordering::AcqRel) & STORED != 0
+        {
+            // SAFETY: DETACHED came second or not at all, so the result (if not yet taken) is this side's.
+            unsafe { (header.vtable.drop_result)(self.task().0) };
         }
     }
 }

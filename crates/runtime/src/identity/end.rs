@@ -154,6 +154,10 @@ impl Kit {
         let (keys, key_count) = glibc.keys;
         let tp = thread_pointer();
         let blocks = (tp + glibc.specific.offset) as *mut usize;
+        // SAFETY: the caller's promise.
+        if unsafe { self.has_no_keys(tp) } {
+            return;
+        }
         // SAFETY: the descriptors tell the layout: `blocks[i]` is null or an array of
         // `key_block` values; `keys` is the table of all keys, whose words glibc writes atomically
         // in another thread's pthread_key_create. A destructor gets the value that was set for
@@ -203,6 +207,34 @@ impl Kit {
                 }
             }
         }
+    }
+
+    /// Whether no key has a value and no block was allocated: that of most fibers, and found by reading only.
+    ///
+    /// # Safety
+    /// As for [`Kit::finish`].
+    unsafe fn has_no_keys(&self, tp: usize) -> bool {
+        let glibc = &self.glibc;
+        // SAFETY: as in `end_keys`. No other thread writes these words: only the thread itself sets its values.
+        let blocks = unsafe {
+            let first = (tp + glibc.specific.offset) as *const usize;
+            std::slice::from_raw_parts(first, glibc.specific.count)
+        };
+        let [first, others @ ..] = blocks else { return true };
+        // Without a branch each: there are dozens.
+        if others.iter().fold(0, |any, block| any | block) != 0 {
+            return false;
+        }
+        if *first == 0 {
+            return true;
+        }
+        let (data_size, _, data) = glibc.key_data;
+        let value = |second| {
+            // SAFETY: as in `end_keys`.
+            unsafe { ((first + second * data_size + data.offset) as *const usize).read() }
+        };
+        (tp..tp + glibc.pthread_size).contains(first)
+            && (0..glibc.key_block).fold(0, |any, second| any | value(second)) == 0
     }
 
     /// Memory and sockets that libc keeps for the thread.
