@@ -14,6 +14,7 @@ mod support;
 
 mod child;
 mod descriptors;
+mod fibers;
 mod memory;
 mod own;
 mod threads;

@@ -112,6 +112,47 @@ fn c_program_has_the_same_manners() {
 }
 
 #[test]
+fn one_thread_too_many_is_refused() {
+    let directory = Directory::new("most");
+    let source = directory.write(
+        "most.c",
+        br#"
+        #include <errno.h>
+        #include <pthread.h>
+        #include <stdio.h>
+        static pthread_mutex_t held = PTHREAD_MUTEX_INITIALIZER;
+        static void *waits(void *unused) {
+            pthread_mutex_lock(&held);
+            pthread_mutex_unlock(&held);
+            return unused;
+        }
+        int main(void) {
+            pthread_t threads[8];
+            int made = 0, code = 0;
+            pthread_mutex_lock(&held);
+            while (made < 8 && (code = pthread_create(&threads[made], NULL, waits, NULL)) == 0) made++;
+            printf("%d, then %s\n", made, code == EAGAIN ? "EAGAIN" : "another");
+            pthread_mutex_unlock(&held);
+            while (made > 0) pthread_join(threads[--made], NULL);
+            return 0;
+        }"#,
+        0o644,
+    );
+    if Command::new("cc").arg("--version").output().is_err() || !can_run() {
+        return;
+    }
+    let program = directory.file("most");
+    let done = Command::new("cc").args(["-pthread", "-o"]).args([&program, &source]).status();
+    assert!(done.unwrap().success());
+    let said = on_fibers(&["--max-fibers", "5"], &program, &[]);
+    assert_eq!(text(&said.stdout), "5, then EAGAIN\n", "{}", text(&said.stderr));
+    for nonsense in ["0", "-1", "many"] {
+        let refused = on_fibers(&["--max-fibers", nonsense], &program, &[]);
+        assert_eq!(refused.status.code(), Some(2), "{nonsense}");
+    }
+}
+
+#[test]
 fn signals_find_their_thread_and_interrupt_its_call() {
     let directory = Directory::new("signals");
     let Some(program) = compile(&directory, "signals", &[]) else { return };

@@ -27,8 +27,8 @@ use libc::{
     DIR, FILE, addrinfo, clockid_t, epoll_event, fd_set, hostent, id_t, idtype_t, iovec, mmsghdr,
     mode_t, mqd_t, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, pthread_attr_t,
     pthread_barrier_t, pthread_cond_t, pthread_mutex_t, pthread_once_t, pthread_rwlock_t,
-    pthread_t, rusage, sem_t, sembuf, siginfo_t, sigset_t, sigval, size_t, sockaddr, socklen_t,
-    ssize_t, stack_t, timespec, timeval, useconds_t,
+    pthread_t, rusage, sched_param, sem_t, sembuf, siginfo_t, sigset_t, sigval, size_t, sockaddr,
+    socklen_t, ssize_t, stack_t, timespec, timeval, useconds_t,
 };
 
 use crate::resolve::{Net, Resolver};
@@ -319,6 +319,8 @@ next! {
     pthread_kill(thread: pthread_t, signal: c_int) -> c_int;
     pthread_sigqueue(thread: pthread_t, signal: c_int, value: sigval) -> c_int;
     pthread_cancel(thread: pthread_t) -> c_int;
+    pthread_getschedparam(thread: pthread_t, policy: *mut c_int, parameters: *mut sched_param) -> c_int;
+    pthread_setschedparam(thread: pthread_t, policy: c_int, parameters: *const sched_param) -> c_int;
     sigaltstack(new: *const stack_t, old: *mut stack_t) -> c_int;
     pthread_join(thread: pthread_t, result: *mut *mut c_void) -> c_int;
     pthread_tryjoin_np(thread: pthread_t, result: *mut *mut c_void) -> c_int;

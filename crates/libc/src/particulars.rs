@@ -1,4 +1,4 @@
-//! What is asked of a thread that exists: its stack, its name; and its alternate signal stack.
+//! What is asked of a thread that exists: its stack, its name, its priority; and its alternate signal stack.
 //!
 //! glibc answers from the kernel, which does not know a fiber: it looks for a thread with the fiber's number. So
 //! stack and name come from the runtime.
@@ -11,8 +11,8 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::null;
 
-use libc::{pthread_attr_t, pthread_t, size_t, stack_t};
-use sleave_runtime::green::{self, Found, NAME};
+use libc::{pthread_attr_t, pthread_t, sched_param, size_t, stack_t};
+use sleave_runtime::green::{self, Found, Life, NAME};
 use sleave_runtime::identity;
 
 use crate::{errno, next};
@@ -122,6 +122,53 @@ fn short(name: &[u8]) -> [u8; NAME] {
     let len = name.len().min(NAME - 1);
     kept[..len].copy_from_slice(&name[..len]);
     kept
+}
+
+/// What a fiber is scheduled by, to those who ask: the usual policy, which knows no priorities.
+const USUAL: c_int = libc::SCHED_OTHER;
+
+/// pthread_getschedparam(3)
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pthread_getschedparam(
+    thread: pthread_t,
+    policy: *mut c_int,
+    parameters: *mut sched_param,
+) -> c_int {
+    match green::life(thread as usize) {
+        // SAFETY: the caller's arguments for the same function.
+        Life::Foreign => unsafe { next::pthread_getschedparam(thread, policy, parameters) },
+        Life::Nobody if !is_caller(thread) => libc::ESRCH,
+        _ => {
+            // SAFETY: the caller's places.
+            unsafe {
+                policy.write(USUAL);
+                (*parameters).sched_priority = 0;
+            }
+            0
+        }
+    }
+}
+
+/// pthread_setschedparam(3): a fiber stays what it is. A policy that only the kernel can follow is `ENOTSUP`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pthread_setschedparam(
+    thread: pthread_t,
+    policy: c_int,
+    parameters: *const sched_param,
+) -> c_int {
+    match green::life(thread as usize) {
+        // SAFETY: the caller's arguments for the same function.
+        Life::Foreign => unsafe { next::pthread_setschedparam(thread, policy, parameters) },
+        Life::Nobody if !is_caller(thread) => libc::ESRCH,
+        // SAFETY: the caller's parameters.
+        _ => match (policy, unsafe { (*parameters).sched_priority }) {
+            (USUAL, 0) => 0,
+            (libc::SCHED_FIFO | libc::SCHED_RR | libc::SCHED_BATCH | libc::SCHED_IDLE, _) => {
+                libc::ENOTSUP
+            }
+            _ => libc::EINVAL,
+        },
+    }
 }
 
 /// sigaltstack(2)

@@ -75,6 +75,7 @@ pub struct RuntimeBuilder {
     name: Option<String>,
     use_caller: bool,
     deadlock: Option<Deadlock>,
+    most: Option<usize>,
 }
 
 impl RuntimeBuilder {
@@ -109,6 +110,29 @@ impl RuntimeBuilder {
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> RuntimeBuilder {
         self.timeouts.connect(Some(timeout));
+        self
+    }
+
+    /// How many fibers there may be at once that have not ended; what `SLEAVE_MAX_FIBERS` says if nothing is said here, else as many as
+    /// memory allows. One more is an error of [`Builder::spawn`](crate::Builder::spawn), of kind `QuotaExceeded`, and a panic of [`spawn`](crate::spawn), as with
+    /// threads; when one has ended there is room again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # if sleave_runtime::identity().is_err() { return Ok(()); }
+    /// use sleave_runtime::{Builder, Runtime, park};
+    ///
+    /// let runtime = Runtime::builder().max_fibers(1).build()?;
+    /// let one = Builder::new().spawn_on(&runtime, park)?;
+    /// assert!(Builder::new().spawn_on(&runtime, park).is_err());
+    /// one.fiber().unpark();
+    /// one.join().unwrap();
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    #[must_use]
+    pub fn max_fibers(mut self, most: usize) -> RuntimeBuilder {
+        self.most = Some(most);
         self
     }
 
@@ -165,7 +189,7 @@ impl RuntimeBuilder {
     /// Makes the runtime. Its threads start when there is work for them.
     ///
     /// # Errors
-    /// `InvalidInput` for 0 workers, for more than 256, for a stack that no slot can hold, for a
+    /// `InvalidInput` for 0 workers, for more than 256, for 0 fibers at most, for a stack that no slot can hold, for a
     /// timeout of zero, and for an environment variable that is not what it should be;
     /// `Unsupported` for a timeout where fibers are OS threads; else what epoll_create1(2),
     /// eventfd(2) and timerfd_create(2) say.
@@ -200,7 +224,13 @@ impl RuntimeBuilder {
         let name = self.name.unwrap_or_else(|| "sleave".into());
         let use_caller = self.use_caller;
         let deadlock = self.deadlock.map_or_else(Deadlock::from_environment, Ok)?;
-        let core = Core::new(Options { workers, use_caller, slot, timeouts, deadlock, name })?;
+        let most = match self.most {
+            Some(0) => return Err(invalid("a runtime of at most 0 fibers runs nothing".into())),
+            Some(most) => most,
+            None => setting("SLEAVE_MAX_FIBERS", 1)?.unwrap_or(usize::MAX),
+        };
+        let core =
+            Core::new(Options { workers, use_caller, slot, timeouts, deadlock, most, name })?;
         Ok(Runtime { core: CoreRef(core) })
     }
 }

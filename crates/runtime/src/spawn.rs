@@ -140,7 +140,7 @@ impl Builder {
     /// `InvalidInput` for a stack that is too large, for a worker that does not exist, and for a timeout of zero;
     /// `Unsupported` for a timeout where fibers are OS threads; what pthread_create(3) says if a worker is needed
     /// and none can be started; `OutOfMemory` while fibers that were spawned before find no memory for their
-    /// stacks; and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build)
+    /// stacks; `QuotaExceeded` if the runtime has as many fibers as it [may](crate::RuntimeBuilder::max_fibers); and as [`RuntimeBuilder::build`](crate::RuntimeBuilder::build)
     /// if this starts the default runtime.
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
@@ -212,8 +212,7 @@ impl Builder {
         if !core.is_callers() {
             return core.admit();
         }
-        core.fiber_begins();
-        Ok(())
+        core.admit_from_inside()
     }
 
     /// The fallback: an OS thread that stands for the fiber, which has been counted.

@@ -52,6 +52,7 @@
 //! |---|---|
 //! | `SLEAVE_WORKERS` | workers of the default runtime; else the CPUs the process may use |
 //! | `SLEAVE_STACK` | bytes of a fiber's stack, with an optional `K` or `M`; else a 256 KiB slot |
+//! | `SLEAVE_MAX_FIBERS` | fibers that a runtime may have at once, see [`RuntimeBuilder::max_fibers`] |
 //! | `SLEAVE_POOL` | free slots (stack and identity) that the process keeps for reuse, see [`pool`]; else no limit |
 //! | `SLEAVE_GREEN_THREADS` | 1: `pthread_create` and `std::thread::spawn` make fibers, see [`green_threads`] |
 //! | `SLEAVE_DUMP` | a signal that the process answers by a [`dump()`] on standard error |

@@ -16,6 +16,9 @@ pub struct Run {
     /// Stack of a thread that does not ask for a size itself, with an optional K or M [default: as the C library's, 8M]
     #[arg(long, value_name = "SIZE", value_parser = stack, allow_negative_numbers = true)]
     pub stack: Option<usize>,
+    /// How many threads there may be at once; one more is refused, EAGAIN [default: as many as memory allows]
+    #[arg(long, value_name = "N", value_parser = fibers, allow_negative_numbers = true)]
+    pub max_fibers: Option<usize>,
     /// A file that tells at the end what could not be done on fibers; each process writes a section
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -25,6 +28,10 @@ pub struct Run {
     /// Its arguments, options included
     #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
     pub arguments: Vec<OsString>,
+}
+
+fn fibers(text: &str) -> Result<usize, String> {
+    whole(text, 1, 1 << 32, "threads")
 }
 
 fn stack(text: &str) -> Result<usize, String> {

@@ -85,9 +85,10 @@ fn become_program(arguments: &Run) -> Result<std::convert::Infallible, Refusal> 
     command.arg0(&arguments.program).args(&arguments.arguments);
     command.env("LD_PRELOAD", preload).env("SLEAVE_GREEN_THREADS", "1");
     let report = arguments.report.as_deref().map(begin_report).transpose()?;
-    let options: [(&str, Option<OsString>); 3] = [
+    let options: [(&str, Option<OsString>); 4] = [
         ("SLEAVE_REPORT", report.map(PathBuf::into_os_string)),
         ("SLEAVE_WORKERS", arguments.workers.map(|workers| workers.to_string().into())),
+        ("SLEAVE_MAX_FIBERS", arguments.max_fibers.map(|most| most.to_string().into())),
         ("SLEAVE_STACK", arguments.stack.map(|bytes| bytes.to_string().into())),
     ];
     for (variable, value) in options {

@@ -145,6 +145,12 @@ static int c11_exits(void *value) { thrd_exit(*(int *)value + 2); }
 
 static void *raises(void *unused) {
     (void)unused;
+    struct sched_param parameters = {7};
+    int policy = -1;
+    SAY(pthread_getschedparam(pthread_self(), &policy, &parameters));
+    printf("policy %d, priority %d\n", policy, parameters.sched_priority);
+    SAY(pthread_setschedparam(pthread_self(), policy, &parameters));
+    SAY(pthread_setschedparam(pthread_self(), 99, &parameters));
     SAY(pthread_kill(pthread_self(), 0));
     SAY(raise(SIGUSR1));
     SAY(pthread_kill(pthread_self(), SIGUSR1));

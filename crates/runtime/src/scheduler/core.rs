@@ -64,6 +64,8 @@ pub struct Options {
     pub timeouts: Timeouts,
     /// What is done when no fiber can run any more.
     pub deadlock: Deadlock,
+    /// How many fibers there may be.
+    pub most: usize,
     /// The workers' names begin with this.
     pub name: String,
 }
@@ -79,6 +81,8 @@ pub(crate) struct Core {
     /// How many of `seats` the runtime has: one for each worker.
     workers: AtomicUsize,
     slot: AtomicUsize,
+    /// How many fibers there may be.
+    most: AtomicUsize,
     /// All its fibers are to stop.
     cancelled: AtomicBool,
     /// The signals that were blocked where the runtime was made: so they are in each of its workers, whoever starts it.
@@ -162,6 +166,7 @@ impl Core {
                 seats: UnsafeCell::new(Vec::new()),
                 workers: AtomicUsize::new(0),
                 slot: AtomicUsize::new(0),
+                most: AtomicUsize::new(usize::MAX),
                 cancelled: AtomicBool::new(false),
                 signals: AtomicU64::new(0),
                 wait_timeout: AtomicU64::new(0),
@@ -213,6 +218,7 @@ impl Core {
         core.slot.store(options.slot, Ordering::Relaxed);
         core.signals.store(kernel::signal_mask(), Ordering::Relaxed);
         core.cancelled.store(false, Ordering::Relaxed);
+        core.most.store(options.most, Ordering::Relaxed);
         core.wait_timeout.store(options.timeouts.wait, Ordering::Relaxed);
         core.connect_timeout.store(options.timeouts.connect, Ordering::Relaxed);
         core.deadlock.store(options.deadlock as u8, Ordering::Relaxed);

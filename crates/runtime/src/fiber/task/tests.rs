@@ -145,7 +145,8 @@ fn a_handle_dropped_at_the_very_end_drops_the_result_once() {
     let (slot, timeouts) = (0, Timeouts::NONE);
     let name = "unused".into();
     let deadlock = crate::Deadlock::Ignore;
-    let options = Options { workers: 1, use_caller: false, slot, timeouts, deadlock, name };
+    let most = usize::MAX;
+    let options = Options { workers: 1, use_caller: false, slot, timeouts, deadlock, most, name };
     let core = Core::new(options).unwrap();
     let (begin, over) = (Barrier::new(2), Barrier::new(2));
     let dropped = Arc::new(AtomicUsize::new(0));

@@ -37,10 +37,37 @@ pub(crate) fn stopped() -> io::Error {
 pub(super) const KEEPER: usize = 1 << 40;
 
 impl Core {
-    /// Counts a fiber that the caller spawns, itself a fiber that counts.
+    /// Counts a fiber that the caller makes, itself one that counts: for a callback, which must run.
     pub(crate) fn fiber_begins(&self) {
-        // Relaxed: the spawner is counted itself.
+        // Relaxed: as below.
         self.fibers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a fiber that the caller spawns, itself a fiber that counts.
+    ///
+    /// # Errors
+    /// `QuotaExceeded` if there are as many as there may be.
+    pub(crate) fn admit_from_inside(&self) -> io::Result<()> {
+        // Relaxed: the spawner is counted itself.
+        self.within_limit(self.fibers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether one more than `before` may be; counts it out again if not.
+    #[inline]
+    fn within_limit(&self, before: usize) -> io::Result<()> {
+        // Relaxed: set before the core is shared.
+        let most = self.most.load(Ordering::Relaxed);
+        if before % KEEPER < most { Ok(()) } else { Err(self.too_many(most)) }
+    }
+
+    #[cold]
+    fn too_many(&self, most: usize) -> io::Error {
+        self.fiber_ends();
+        let message = format!(
+            "the runtime has {most} fibers, as many as it may \
+             (RuntimeBuilder::max_fibers, SLEAVE_MAX_FIBERS)"
+        );
+        io::Error::new(io::ErrorKind::QuotaExceeded, message)
     }
 
     /// Counts a fiber out.
@@ -51,9 +78,12 @@ impl Core {
     /// Counts a fiber that comes from outside.
     ///
     /// # Errors
-    /// If the runtime has been stopped.
+    /// If the runtime has been stopped; and as [`Core::admit_from_inside`].
     pub(crate) fn admit(&self) -> io::Result<()> {
-        if !self.is_released() && self.count_in(1) { Ok(()) } else { Err(stopped()) }
+        if self.is_released() {
+            return Err(stopped());
+        }
+        self.within_limit(self.count_in(1).ok_or_else(stopped)?)
     }
 
     /// Whether the caller is a fiber of this runtime, or an OS thread that stands for one.
@@ -67,7 +97,7 @@ impl Core {
 
     /// Keeps the runtime from its end until [`Core::lets_go`], unless that has come; whether it does.
     pub(crate) fn keeps(&self) -> bool {
-        self.count_in(KEEPER)
+        self.count_in(KEEPER).is_some()
     }
 
     /// The end of what [`Core::keeps`] began.
@@ -75,10 +105,11 @@ impl Core {
         self.count_out(KEEPER);
     }
 
-    fn count_in(&self, what: usize) -> bool {
+    /// What was counted before; `None` if that was 0, and nothing is counted.
+    fn count_in(&self, what: usize) -> Option<usize> {
         let more = |fibers| (fibers > 0).then_some(fibers + what);
         // Relaxed, both: what keeps the word from 0 is counted itself.
-        self.fibers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        self.fibers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()
     }
 
     fn count_out(&self, what: usize) {
