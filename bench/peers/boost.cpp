@@ -74,15 +74,19 @@ static void join(std::vector<fibers::fiber> &all) {
     for (auto &one : all) one.join();
 }
 
+// From the moment at which all have come, to the end of all.
 static double yields(size_t count, size_t each) {
-    auto start = Clock::now();
+    Clock::time_point start;
+    size_t missing = count;
     std::vector<fibers::fiber> all;
     for (size_t i = 0; i < count; i++)
-        all.push_back(spawn([each] {
+        all.push_back(spawn([&, each] {
+            if (--missing == 0) start = Clock::now();
+            while (missing != 0) boost::this_fiber::yield();
             for (size_t j = 0; j < each; j++) boost::this_fiber::yield();
         }));
     join(all);
-    return since(start, 1);
+    return since(start, count * each);
 }
 
 static void spawns(size_t count, size_t times) {
@@ -167,9 +171,8 @@ int main(int words, char **word) {
     size_t count = number[0], effort = number[1], each = std::max<size_t>(effort / count, 1);
     if (shape == "switch") switches(count, each);
     else if (shape == "yield") {
-        yields(count, 1);
-        double ends = yields(count, 1);
-        std::cout << "figures " << (yields(count, 1 + each) - ends) / double(count * each) << std::endl;
+        yields(count, each);
+        std::cout << "figures " << yields(count, each) << std::endl;
     }
     else if (shape == "spawn") second(count * each, [&] { spawns(count, each); });
     else if (shape == "mpsc") second(2 * effort, [&] { messages(effort); });

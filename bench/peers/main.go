@@ -42,12 +42,20 @@ func nap(number, turn int) time.Duration {
 	return time.Duration(1+(mixed>>33)%1000) * time.Millisecond
 }
 
-func yields(count, each int) time.Duration {
-	start := time.Now()
+// From the moment at which all have come, to the end of all.
+func yields(count, each int) float64 {
+	var start time.Time
 	var all sync.WaitGroup
+	missing := int64(count)
 	all.Add(count)
 	for i := 0; i < count; i++ {
 		go func() {
+			if atomic.AddInt64(&missing, -1) == 0 {
+				start = time.Now()
+			}
+			for atomic.LoadInt64(&missing) != 0 {
+				runtime.Gosched()
+			}
 			for j := 0; j < each; j++ {
 				runtime.Gosched()
 			}
@@ -55,7 +63,7 @@ func yields(count, each int) time.Duration {
 		}()
 	}
 	all.Wait()
-	return time.Since(start)
+	return float64(time.Since(start).Nanoseconds()) / float64(count*each)
 }
 
 func spawns(count, times int) {
@@ -200,9 +208,8 @@ func main() {
 	}
 	switch shape {
 	case "yield":
-		yields(count, 1)
-		ends := yields(count, 1)
-		fmt.Println("figures", float64((yields(count, 1+each)-ends).Nanoseconds())/float64(count*each))
+		yields(count, each)
+		fmt.Println("figures", yields(count, each))
 	case "spawn":
 		second(count*each, func() { spawns(count, each) })
 	case "mpsc":

@@ -14,6 +14,8 @@
 
 use std::fmt::Display;
 use std::io::{self, BufRead, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// What the runner asks for.
@@ -81,6 +83,40 @@ pub fn beyond_one(order: &Order, mut body: impl FnMut(usize)) -> f64 {
     let start = Instant::now();
     body(1 + order.each());
     per(start.elapsed().saturating_sub(ends), order.total())
+}
+
+/// Holds back all of a crowd until the last has come: what they do behind it is timed without their creation.
+///
+/// Who waits at it yields, so that whatever order the scheduler runs them in, each is there before one goes on.
+pub struct Gate {
+    missing: AtomicUsize,
+    opened: OnceLock<Instant>,
+}
+
+impl Gate {
+    /// A gate for so many.
+    pub fn of(count: usize) -> Arc<Gate> {
+        Arc::new(Gate { missing: AtomicUsize::new(count), opened: OnceLock::new() })
+    }
+
+    /// One more has come.
+    pub fn arrive(&self) {
+        // Relaxed: counts only; nothing is handed over.
+        if self.missing.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.opened.get_or_init(Instant::now);
+        }
+    }
+
+    /// Whether all have come.
+    pub fn is_open(&self) -> bool {
+        // Relaxed: see `arrive`.
+        self.missing.load(Ordering::Relaxed) == 0
+    }
+
+    /// Nanoseconds since the last has come, for one of `operations`; all who have passed have ended.
+    pub fn since(&self, operations: usize) -> f64 {
+        per(self.opened.get().expect("an open gate").elapsed(), operations)
+    }
 }
 
 /// Nanoseconds of `time` for one of `operations`.

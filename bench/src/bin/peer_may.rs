@@ -33,6 +33,7 @@ fn spawn<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> JoinHa
     unsafe { coroutine::spawn(body) }
 }
 
+/// Without a gate: who waits by yielding keeps those from running that have not started.
 fn yields(coroutines: usize, each: usize) {
     let yielder = move || (0..each).for_each(|_| coroutine::yield_now());
     let all: Vec<_> = (0..coroutines).map(|_| spawn(yielder)).collect();

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Instant;
 
-use sleave_bench::peer::{self, Order, beyond_one, figure, second};
+use sleave_bench::peer::{self, Gate, Order, figure, second};
 
 fn main() {
     let order = Order::parse(std::env::args().skip(1));
@@ -17,7 +17,10 @@ fn main() {
     }
     let runtime = sleave::Runtime::builder().workers(order.workers).build().expect("a runtime");
     runtime.run(move || match order.shape.as_str() {
-        "yield" => figure(beyond_one(&order, |each| yields(order.count, each))),
+        "yield" => {
+            yields(order.count, order.each());
+            figure(yields(order.count, order.each()));
+        }
         "spawn" => figure(second(order.total(), || spawns(order.count, order.each()))),
         "mpsc" => figure(second(2 * order.effort, || std_messages(order.effort))),
         "crossbeam" => figure(second(2 * order.effort, || crossbeam_messages(order.effort))),
@@ -29,10 +32,22 @@ fn main() {
     });
 }
 
-fn yields(fibers: usize, each: usize) {
-    let yielder = move || (0..each).for_each(|_| sleave::yield_now());
-    let all: Vec<_> = (0..fibers).map(|_| sleave::spawn(yielder)).collect();
+fn yields(fibers: usize, each: usize) -> f64 {
+    let gate = Gate::of(fibers);
+    let all: Vec<_> = (0..fibers)
+        .map(|_| {
+            let gate = gate.clone();
+            sleave::spawn(move || {
+                gate.arrive();
+                while !gate.is_open() {
+                    sleave::yield_now();
+                }
+                (0..each).for_each(|_| sleave::yield_now());
+            })
+        })
+        .collect();
     all.into_iter().for_each(|fiber| fiber.join().expect("a fiber"));
+    gate.since(fibers * each)
 }
 
 fn spawns(outstanding: usize, times: usize) {

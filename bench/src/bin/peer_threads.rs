@@ -7,12 +7,15 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use sleave_bench::peer::{self, Order, beyond_one, figure, second};
+use sleave_bench::peer::{self, Gate, Order, figure, second};
 
 fn main() {
     let order = Order::parse(std::env::args().skip(1));
     match order.shape.as_str() {
-        "yield" => figure(beyond_one(&order, |each| yields(order.count, each))),
+        "yield" => {
+            yields(order.count, order.each());
+            figure(yields(order.count, order.each()));
+        }
         "spawn" => figure(second(order.total(), || spawns(order.count, order.each()))),
         "mpsc" => figure(second(2 * order.effort, || std_messages(order.effort))),
         "crossbeam" => figure(second(2 * order.effort, || crossbeam_messages(order.effort))),
@@ -23,10 +26,22 @@ fn main() {
     }
 }
 
-fn yields(threads: usize, each: usize) {
-    let yielder = move || (0..each).for_each(|_| thread::yield_now());
-    let all: Vec<_> = (0..threads).map(|_| thread::spawn(yielder)).collect();
+fn yields(threads: usize, each: usize) -> f64 {
+    let gate = Gate::of(threads);
+    let all: Vec<_> = (0..threads)
+        .map(|_| {
+            let gate = gate.clone();
+            thread::spawn(move || {
+                gate.arrive();
+                while !gate.is_open() {
+                    thread::yield_now();
+                }
+                (0..each).for_each(|_| thread::yield_now());
+            })
+        })
+        .collect();
     all.into_iter().for_each(|thread| thread.join().expect("a thread"));
+    gate.since(threads * each)
 }
 
 fn spawns(outstanding: usize, times: usize) {

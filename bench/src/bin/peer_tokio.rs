@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use sleave_bench::peer::{self, Order, figure, per};
+use sleave_bench::peer::{self, Gate, Order, figure, per};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
@@ -39,13 +39,8 @@ async fn run(order: Order) -> io::Result<()> {
         "echo" => serve().await?,
         "timers" => figure(timers(count, each).await),
         "yield" => {
-            yields(count, 1).await;
-            let start = Instant::now();
-            yields(count, 1).await;
-            let ends = start.elapsed();
-            let start = Instant::now();
-            yields(count, 1 + each).await;
-            figure(per(start.elapsed().saturating_sub(ends), count * each));
+            yields(count, each).await;
+            figure(yields(count, each).await);
         }
         _ => {
             let operations = match order.shape.as_str() {
@@ -71,10 +66,16 @@ async fn once(order: &Order) {
     }
 }
 
-async fn yields(tasks: usize, each: usize) {
+async fn yields(tasks: usize, each: usize) -> f64 {
+    let gate = Gate::of(tasks);
     let all: Vec<_> = (0..tasks)
         .map(|_| {
+            let gate = gate.clone();
             tokio::spawn(async move {
+                gate.arrive();
+                while !gate.is_open() {
+                    tokio::task::yield_now().await;
+                }
                 for _ in 0..each {
                     tokio::task::yield_now().await;
                 }
@@ -84,6 +85,7 @@ async fn yields(tasks: usize, each: usize) {
     for task in all {
         task.await.expect("a task");
     }
+    gate.since(tasks * each)
 }
 
 async fn spawns(outstanding: usize, times: usize) {

@@ -115,7 +115,8 @@ impl Programs {
         }
         let (program, words) = peer.program();
         let effort = match shape.kind {
-            Kind::Own if quick => shape.effort / 4,
+            // Not so few that beginnings and ends are what is measured.
+            Kind::Own if quick => (shape.effort / 4).max(shape.effort.min(20 * shape.count)),
             _ => shape.effort,
         };
         let mut command = Command::new(self.folder.join(program));

@@ -9,7 +9,7 @@
 //! `state` decides two races with one atomic word:
 //!
 //! * **Who drops the result?** The fiber sets `STORED` when it has put it there, the handle sets
-//!   `DETACHED` when it goes without joining. Whoever comes second drops it: as with
+//!   `DETACHED` when it goes before that. Whoever comes second drops it: as with
 //!   `std::thread`, the result of a detached fiber dies on the fiber, that of a finished one
 //!   with its handle.
 //! * **When may a joiner go on?** After `DONE`, which comes when the fiber's thread-locals have
