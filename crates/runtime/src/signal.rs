@@ -27,7 +27,7 @@
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use crate::fiber::{Control, current};
 use crate::interpose;
@@ -81,8 +81,14 @@ pub fn bit(signal: c_int) -> u64 {
 /// What the C library's side does about signals that are pending; null until it has said so.
 static DELIVER: AtomicPtr<()> = AtomicPtr::new(null_mut());
 
-/// Says who runs the program's handlers. `deliver` is called on the fiber, which may park in it.
-pub fn on_delivery(deliver: fn()) {
+/// Whether [`KICK`] has a handler that calls [`kicked`].
+static KICKS: AtomicBool = AtomicBool::new(false);
+
+/// Says who runs the program's handlers. `deliver` is called on the fiber, which may park in it. `kicks`: [`KICK`] has a handler that calls
+/// [`kicked`], and may be sent.
+pub fn on_delivery(deliver: fn(), kicks: bool) {
+    // Relaxed: as in `is_used`.
+    KICKS.store(kicks, Ordering::Relaxed);
     // Release: pairs with `look`.
     DELIVER.store(deliver as *mut (), Ordering::Release);
 }
@@ -245,10 +251,10 @@ pub(crate) fn tell(core: &Core, control: NonNull<Control>) {
     scheduler::kick(core, control);
 }
 
-/// Whether the C library's side delivers signals, and knows what a kick is.
-pub(crate) fn is_used() -> bool {
+/// Whether kicks may be sent.
+fn is_used() -> bool {
     // Relaxed: whoever sends has seen it set.
-    !DELIVER.load(Ordering::Relaxed).is_null()
+    KICKS.load(Ordering::Relaxed)
 }
 
 /// Kicks the OS thread of `processor` if its fiber has been told of something and has not looked yet: the monitor's part.

@@ -31,16 +31,17 @@ pub(crate) fn use_fibers_signals() {
     }
     // SAFETY: sigaction(2): zeroes are an action; the handler is a function of the type that SA_SIGINFO asks for. A program that
     // has a use of its own for the signal keeps it: then fibers hear of theirs when they wait.
-    unsafe {
+    let kicks = unsafe {
         let mut action = zeroed::<sigaction>();
         libc::sigaction(KICK, null(), &mut action);
-        if action.sa_sigaction == libc::SIG_DFL {
+        let free = action.sa_sigaction == libc::SIG_DFL;
+        if free {
             action.sa_sigaction = kicked as *const () as usize;
             action.sa_flags = libc::SA_SIGINFO;
-            libc::sigaction(KICK, &action, null_mut());
         }
-    }
-    signal::on_delivery(deliver);
+        free && libc::sigaction(KICK, &action, null_mut()) == 0
+    };
+    signal::on_delivery(deliver, kicks);
     READY.store(1, Ordering::Relaxed);
 }
 
