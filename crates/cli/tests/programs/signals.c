@@ -254,6 +254,7 @@ static int waits_which;
 static void *waits_signal(void *argument) {
     sigset_t set;
     siginfo_t info;
+    memset(&info, 0, sizeof info);
     sigemptyset(&set);
     sigaddset(&set, SIGUSR1);
     sigaddset(&set, SIGTERM);
@@ -266,6 +267,9 @@ static void *waits_signal(void *argument) {
     case 1: number = sigwaitinfo(&set, &info); break;
     default: number = sigtimedwait(&set, &info, &time);
     }
+    if (which)
+        printf("told of signal %d, code %s, %s\n", info.si_signo == number, info.si_code == SI_USER ? "USER" : "?",
+            info.si_pid == getpid() && info.si_uid == getuid() ? "from this process" : "from elsewhere");
     return (void *)(intptr_t)number;
 }
 

@@ -136,10 +136,11 @@ fn handle(number: c_int, action: &sigaction, kicked: bool) {
     signal::handled(action.sa_flags & libc::SA_RESTART != 0);
 }
 
+/// `SI_TKILL` of siginfo.h.
+pub(super) const TKILL: c_int = -6;
+
 /// What tgkill(2) says of a signal. `si_pid` and `si_uid` come after three ints, on 64-bit machines after four.
-unsafe fn sent_by_this_process(number: c_int) -> siginfo_t {
-    /// `SI_TKILL` of siginfo.h.
-    const TKILL: c_int = -6;
+pub(super) fn sent_by_this_process(number: c_int) -> siginfo_t {
     // SAFETY: zeroes are a siginfo_t, whose bytes up to the 24th are plain numbers; getpid(2), getuid(2).
     unsafe {
         let mut info = zeroed::<siginfo_t>();

@@ -27,6 +27,7 @@ use libc::{siginfo_t, sigset_t, timespec};
 use sleave_runtime::signal::{self, KICK, bit};
 use sleave_runtime::wait::Deadline;
 
+use super::deliver::{TKILL, sent_by_this_process};
 use super::{interruption, use_fibers_signals};
 use crate::handoff::{Call, hand_off};
 use crate::{cancel, errno, kernel, time};
@@ -58,9 +59,7 @@ fn wait_for(set: u64, deadline: Deadline, info: &mut siginfo_t) -> isize {
         let result = hand_off(Call::Waits, || {
             let _blocked = KickBlocked::begin();
             if let Some(number) = signal::take(set) {
-                // SAFETY: zeroes are a siginfo_t.
-                *info = unsafe { zeroed() };
-                info.si_signo = number;
+                *info = sent_by_this_process(number);
                 return number as isize;
             }
             let left = time::left(deadline).map(time::timespec);
@@ -106,9 +105,13 @@ pub unsafe extern "C-unwind" fn sigtimedwait(
             Ok(timeout) => timeout.map_or(Deadline::NEVER, Deadline::after),
             Err(error) => return errno::finish_int(error),
         };
-        let mut own = zeroed();
+        let mut own: siginfo_t = zeroed();
         let result = wait_for(of(set), deadline, &mut own);
         if result > 0 && !info.is_null() {
+            // As glibc does: who waits need not know by which call a signal was sent.
+            if own.si_code == TKILL {
+                own.si_code = libc::SI_USER;
+            }
             info.write(own);
         }
         errno::finish_int(result)
