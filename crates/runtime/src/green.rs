@@ -184,7 +184,9 @@ where
         scheduler::begin(slot, runner.into_raw());
         slot.as_ref()
     };
-    control.mask.set(signal::mask().unwrap_or_else(crate::kernel::signal_mask));
+    let mask = signal::mask().unwrap_or_else(crate::kernel::signal_mask);
+    signal::note_mask(mask, core.usual_mask());
+    control.mask.set(mask);
     // Relaxed: whoever creates is one of them.
     LIVING.fetch_add(1, Ordering::Relaxed);
     let id = control.thread_pointer;

@@ -49,6 +49,23 @@ const BREAKS: u8 = 2;
 /// The OS thread has been kicked.
 const KICKED: u8 = 4;
 
+/// Some fiber has blocked other signals than its runtime's usual ones.
+static DIFFER: AtomicBool = AtomicBool::new(false);
+
+/// Whether it matters which worker lets which signals in, while it runs no fiber.
+pub(crate) fn masks_differ() -> bool {
+    // Relaxed: whoever has changed a mask needs what comes after, which reaches a worker by a queue or the kernel.
+    DIFFER.load(Ordering::Relaxed)
+}
+
+/// A fiber of a runtime with this `usual` mask blocks `mask`.
+pub(crate) fn note_mask(mask: u64, usual: u64) {
+    // Relaxed: see `masks_differ`. Written once, for its cache line.
+    if mask != usual && !DIFFER.load(Ordering::Relaxed) {
+        DIFFER.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What is kept of a fiber.
 pub(crate) struct Signals {
     /// What it has been sent and has not heard of.
@@ -110,6 +127,7 @@ pub fn mask() -> Option<u64> {
 pub fn set_mask(mask: u64) {
     if let Some(own) = own() {
         own.mask.set(mask);
+        note_mask(mask, own.processor().core().usual_mask());
         own.processor().follow_mask(mask);
     }
 }

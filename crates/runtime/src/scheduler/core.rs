@@ -446,7 +446,13 @@ impl Core {
                 None
             }
             None if green::is_main_gone() => Some(self.usual_mask()),
-            None => Some(signal::ALL),
+            None => {
+                // Not only while it sleeps: what wakes it may be a signalfd, whose signal is somebody's to read.
+                if signal::masks_differ() {
+                    processor.follow_mask(signal::ALL);
+                }
+                Some(signal::ALL)
+            }
         };
         // (a) of the essay in `mod.rs`.
         self.sleeping.fetch_add(1, Ordering::SeqCst);
