@@ -390,6 +390,15 @@ pub fn send(id: usize, signal: c_int) -> Life {
     with(id, |green| signal::send(green.task.core(), green.control, signal))
 }
 
+/// As [`send`], with a value; also whether there was room for it.
+pub fn send_value(id: usize, signal: c_int, value: usize) -> (Life, bool) {
+    let mut sent = true;
+    let life = with(id, |green| {
+        sent = signal::send_value(green.task.core(), green.control, signal, value);
+    });
+    (life, sent)
+}
+
 /// Tells the green thread with this id to look at what is wanted of it. Async-signal-safe.
 pub fn tell(id: usize) -> Life {
     with(id, |green| signal::tell(green.task.core(), green.control))

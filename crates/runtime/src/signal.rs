@@ -24,6 +24,8 @@
 //!
 //! Sources: signal(7), pthread_kill(3), pthread_sigmask(3).
 
+mod values;
+
 use std::cell::Cell;
 use std::ffi::c_int;
 use std::ptr::{NonNull, null_mut};
@@ -84,6 +86,7 @@ impl Signals {
         self.handled.set(0);
         // Relaxed: nobody knows the new fiber yet.
         if self.pending.load(Ordering::Relaxed) != 0 {
+            values::forget(self);
             self.pending.store(0, Ordering::Relaxed);
         }
     }
@@ -148,9 +151,10 @@ pub fn pending() -> u64 {
     own().map_or(0, |own| own.signals.pending.load(Ordering::Acquire))
 }
 
-/// Takes the first of `among` that is pending for the calling fiber, blocked or not.
-pub fn take(among: u64) -> Option<c_int> {
-    let own = &own()?.signals;
+/// Takes the first of `among` that is pending for the calling fiber, blocked or not; with its value, if it was sent with one.
+pub fn take(among: u64) -> Option<(c_int, Option<usize>)> {
+    let control = own()?;
+    let own = &control.signals;
     // Acquire: with `send`; here and below.
     let mut seen = own.pending.load(Ordering::Acquire);
     while seen & among != 0 {
@@ -158,7 +162,7 @@ pub fn take(among: u64) -> Option<c_int> {
         let rest = seen & !bit(signal);
         // A signal may be added meanwhile by anybody.
         match own.pending.compare_exchange(seen, rest, Ordering::Acquire, Ordering::Acquire) {
-            Ok(_) => return Some(signal),
+            Ok(_) => return Some((signal, values::take(control, signal))),
             Err(now) => seen = now,
         }
     }
@@ -261,6 +265,20 @@ pub(crate) fn send(core: &Core, control: NonNull<Control>, signal: c_int) {
     // AcqRel: the fiber sees what was done before the signal.
     pending.fetch_or(bit(signal), Ordering::AcqRel);
     tell(core, control);
+}
+
+/// As [`send`], with a value; `false` if there is no room for it. Not async-signal-safe, but it gives up rather than hang.
+pub(crate) fn send_value(
+    core: &Core,
+    control: NonNull<Control>,
+    signal: c_int,
+    value: usize,
+) -> bool {
+    let sent = values::append(control, signal, value);
+    if sent {
+        tell(core, control);
+    }
+    sent
 }
 
 /// Interrupts the fiber of `control`, and kicks its OS thread if it runs. Async-signal-safe.

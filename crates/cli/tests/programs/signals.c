@@ -285,6 +285,57 @@ static void *reads_signalfd(void *unused) {
     return (void *)(intptr_t)(got == sizeof info ? (int)info.ssi_signo : -1);
 }
 
+/* Values: a real-time signal is queued, each with its own; another is pending once, with the first. */
+static int values[16];
+static atomic_int values_seen;
+static void valued(int number, siginfo_t *info, void *context) {
+    (void)number, (void)context;
+    int at = atomic_fetch_add(&values_seen, 1);
+    if (at < 16) values[at] = info->si_code == SI_QUEUE && info->si_pid == getpid() ? info->si_value.sival_int : -1;
+}
+static atomic_int values_sent;
+static void *is_sent_values(void *unused) {
+    sigset_t set;
+    siginfo_t info;
+    struct timespec none = {0, 0};
+    sigemptyset(&set);
+    sigaddset(&set, SIGRTMIN + 1);
+    sigaddset(&set, SIGUSR1);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    atomic_store(&values_sent, 1);
+    while (atomic_load(&values_sent) != 2) sched_yield();
+    int number = sigtimedwait(&set, &info, &none);
+    printf("first USR1 %d, value %d, queued %d\n", number == SIGUSR1, info.si_value.sival_int, info.si_code == SI_QUEUE);
+    number = sigtimedwait(&set, &info, &none);
+    printf("then the real-time one %d, value %d\n", number == SIGRTMIN + 1, info.si_value.sival_int);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+    printf("then");
+    for (int i = 0; i < atomic_load(&values_seen); i++) printf(" %d", values[i]);
+    union sigval own = {.sival_int = 77};
+    printf(", by itself %d", pthread_sigqueue(pthread_self(), SIGRTMIN + 1, own));
+    printf(", value %d\n", values[atomic_load(&values_seen) - 1]);
+    return unused;
+}
+static void sends_values(void) {
+    struct sigaction action;
+    memset(&action, 0, sizeof action);
+    action.sa_flags = SA_SIGINFO;
+    action.sa_sigaction = valued;
+    sigaction(SIGRTMIN + 1, &action, NULL);
+    pthread_t thread;
+    pthread_create(&thread, NULL, is_sent_values, NULL);
+    while (!atomic_load(&values_sent)) usleep(100);
+    for (int i = 1; i <= 5; i++) {
+        union sigval value = {.sival_int = i};
+        pthread_sigqueue(thread, SIGRTMIN + 1, value);
+        pthread_sigqueue(thread, SIGUSR1, value);
+    }
+    union sigval nothing = {.sival_int = 0};
+    printf("nonsense: %s\n", word(pthread_sigqueue(thread, 9999, nothing)));
+    atomic_store(&values_sent, 2);
+    pthread_join(thread, NULL);
+}
+
 /* Jumps. */
 static sigjmp_buf place;
 static void jumps(int number) { (void)number; siglongjmp(place, 7); }
@@ -378,6 +429,7 @@ int main(void) {
         pthread_join(thread, &result);
         printf("waited for %s\n", (intptr_t)result == SIGUSR1 ? "USR1" : "?");
     }
+    sends_values();
     /* For the process: all threads block it, which begins here. */
     sigset_t set;
     sigemptyset(&set);

@@ -71,14 +71,14 @@ fn deliver() {
 
 /// As [`deliver`]; `kicked`: in the kick's handler.
 fn deliver_all(kicked: bool) {
-    while let Some(signal) = signal::mask().and_then(|mask| signal::take(!mask)) {
+    while let Some((signal, value)) = signal::mask().and_then(|mask| signal::take(!mask)) {
         let errno = errno::get();
-        one(signal, kicked);
+        one(signal, value, kicked);
         errno::set(errno);
     }
 }
 
-fn one(number: c_int, kicked: bool) {
+fn one(number: c_int, value: Option<usize>, kicked: bool) {
     // SAFETY: sigaction(2) writes an action.
     let action = unsafe {
         let mut action = zeroed::<sigaction>();
@@ -88,7 +88,7 @@ fn one(number: c_int, kicked: bool) {
     match action.sa_sigaction {
         libc::SIG_IGN => {}
         libc::SIG_DFL => default(number),
-        _ => handle(number, &action, kicked),
+        _ => handle(number, value, &action, kicked),
     }
 }
 
@@ -101,7 +101,7 @@ fn default(number: c_int) {
     }
 }
 
-fn handle(number: c_int, action: &sigaction, kicked: bool) {
+fn handle(number: c_int, value: Option<usize>, action: &sigaction, kicked: bool) {
     let before = signal::mask().unwrap_or(0);
     // SAFETY: the kernel's part of a sigset_t are its first eight bytes.
     let also = unsafe { *(&raw const action.sa_mask).cast::<u64>() };
@@ -125,7 +125,7 @@ fn handle(number: c_int, action: &sigaction, kicked: bool) {
             } else {
                 let handler: extern "C-unwind" fn(c_int, *mut siginfo_t, *mut c_void) =
                     std::mem::transmute(action.sa_sigaction);
-                let mut info = sent_by_this_process(number);
+                let mut info = sent_by_this_process(number, value);
                 let mut context = MaybeUninit::<ucontext_t>::zeroed();
                 libc::getcontext(context.as_mut_ptr());
                 handler(number, &mut info, context.as_mut_ptr().cast());
@@ -139,15 +139,18 @@ fn handle(number: c_int, action: &sigaction, kicked: bool) {
 /// `SI_TKILL` of siginfo.h.
 pub(super) const TKILL: c_int = -6;
 
-/// What tgkill(2) says of a signal. `si_pid` and `si_uid` come after three ints, on 64-bit machines after four.
-pub(super) fn sent_by_this_process(number: c_int) -> siginfo_t {
-    // SAFETY: zeroes are a siginfo_t, whose bytes up to the 24th are plain numbers; getpid(2), getuid(2).
+/// What tgkill(2) says of a signal, or sigqueue(3) of one with a value. `si_pid`, `si_uid` and `si_value` come after three ints, on
+/// 64-bit machines after four.
+pub(super) fn sent_by_this_process(number: c_int, value: Option<usize>) -> siginfo_t {
+    // SAFETY: zeroes are a siginfo_t, whose bytes up to the 32nd are plain numbers; getpid(2), getuid(2).
     unsafe {
         let mut info = zeroed::<siginfo_t>();
-        (info.si_signo, info.si_code) = (number, TKILL);
+        info.si_signo = number;
+        info.si_code = if value.is_some() { libc::SI_QUEUE } else { TKILL };
         let fields = (&raw mut info).cast::<c_int>();
         fields.add(4).write(libc::getpid());
         fields.add(5).cast::<libc::uid_t>().write(libc::getuid());
+        fields.add(6).cast::<usize>().write(value.unwrap_or(0));
         info
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   to an OS thread ─▶ libc's      to a fiber ─▶ kept in its slot; it is told (`sleave_runtime::signal`)
 //!   to itself, let in ─▶ libc's: the thread that runs the fiber gets it at once;  blocked ─▶ kept
+//!   with a value      ─▶ kept, with the value, whoever sends it
 //! ```
 //!
 //! Sources: pthread_kill(3), raise(3), pthread_sigqueue(3).
@@ -66,7 +67,7 @@ pub unsafe extern "C-unwind" fn raise(number: c_int) -> c_int {
     unsafe { next::raise(number) }
 }
 
-/// pthread_sigqueue(3): not to a fiber, whose signals carry no values.
+/// pthread_sigqueue(3)
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn pthread_sigqueue(
     thread: pthread_t,
@@ -76,7 +77,16 @@ pub unsafe extern "C-unwind" fn pthread_sigqueue(
     match green::life(thread as usize) {
         // SAFETY: the caller's arguments for the same function.
         Life::Foreign => unsafe { next::pthread_sigqueue(thread, number, value) },
-        Life::Nobody if !is_caller(thread) => libc::ESRCH,
-        _ => libc::ENOSYS,
+        Life::Nobody if is_caller(thread) => libc::ENOSYS,
+        Life::Nobody => libc::ESRCH,
+        _ if !is_valid(number) => libc::EINVAL,
+        Life::Runs if number != 0 => {
+            use_fibers_signals();
+            let (_, sent) = green::send_value(thread as usize, number, value.sival_ptr as usize);
+            // By itself: its handler runs before this returns, unless it blocks the signal.
+            signal::look();
+            if sent { 0 } else { libc::EAGAIN }
+        }
+        _ => 0,
     }
 }

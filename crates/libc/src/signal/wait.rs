@@ -58,8 +58,8 @@ fn wait_for(set: u64, deadline: Deadline, info: &mut siginfo_t) -> isize {
         }
         let result = hand_off(Call::Waits, || {
             let _blocked = KickBlocked::begin();
-            if let Some(number) = signal::take(set) {
-                *info = sent_by_this_process(number);
+            if let Some((number, value)) = signal::take(set) {
+                *info = sent_by_this_process(number, value);
                 return number as isize;
             }
             let left = time::left(deadline).map(time::timespec);
