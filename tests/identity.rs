@@ -397,3 +397,50 @@ fn a_thread_local_is_initialised_once_per_fiber() {
         })
     });
 }
+
+/// What the kernel keeps for each thread is that of the worker, while the fiber is on it: the book's table says of what.
+#[test]
+fn to_the_kernel_a_fiber_is_its_worker() {
+    if sleave::identity().is_err() {
+        return;
+    }
+    let runtime = sleave::Runtime::builder().workers(2).build().unwrap();
+    let fibers: Vec<_> = (0..20)
+        .map(|_| {
+            runtime.spawn(|| {
+                sleave::pin(0).unwrap();
+                // SAFETY: gettid(2), getpriority(2), sched_getcpu(3), sigaltstack(2), clock_gettime(2) with places of ours.
+                let (thread, priority, cpus) = unsafe {
+                    let thread = libc::syscall(libc::SYS_gettid) as usize;
+                    let mut cpus = std::mem::zeroed::<libc::cpu_set_t>();
+                    let size = size_of::<libc::cpu_set_t>();
+                    assert_eq!(libc::sched_getaffinity(0, size, &mut cpus), 0);
+                    (thread, libc::getpriority(libc::PRIO_PROCESS, 0), libc::CPU_COUNT(&cpus))
+                };
+                assert!(std::path::Path::new(&format!("/proc/self/task/{thread}")).exists());
+                // The clock is that of all fibers of the worker: it has run before this one.
+                let clock = || {
+                    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+                    // SAFETY: clock_gettime(2).
+                    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+                    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+                };
+                let begun = clock();
+                let begin = Instant::now();
+                while begin.elapsed() < Duration::from_millis(2) {
+                    std::hint::spin_loop();
+                }
+                (thread, priority, cpus, begun, clock())
+            })
+        })
+        .collect();
+    let seen: Vec<_> = fibers.into_iter().map(|fiber| fiber.join().unwrap()).collect();
+    let threads: HashSet<_> = seen.iter().map(|fiber| fiber.0).collect();
+    assert_eq!(threads.len(), 1, "one worker, one thread of the kernel's");
+    assert!(seen.iter().all(|fiber| (fiber.1, fiber.2) == (seen[0].1, seen[0].2)));
+    // Each goes on where another has left off.
+    let mut spans: Vec<_> = seen.iter().map(|fiber| (fiber.3, fiber.4)).collect();
+    spans.sort_unstable();
+    assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{spans:?}");
+    runtime.stop();
+}

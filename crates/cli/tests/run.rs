@@ -153,6 +153,16 @@ fn one_thread_too_many_is_refused() {
 }
 
 #[test]
+fn each_thread_has_of_its_own_what_threads_have() {
+    let directory = Directory::new("attributes");
+    let Some(program) = compile(&directory, "attributes", &["-lm"]) else { return };
+    if can_run() {
+        compare(&program, &[]);
+        assert!(!text(&run(&mut Command::new(&program)).stdout).contains("NOT"), "on threads");
+    }
+}
+
+#[test]
 fn signals_find_their_thread_and_interrupt_its_call() {
     let directory = Directory::new("signals");
     let Some(program) = compile(&directory, "signals", &[]) else { return };
